@@ -1,0 +1,30 @@
+//! `cargo xtask test`: every check that a change must pass, in the order that finds a fault
+//! soonest.
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::{checkout, lint, steps};
+
+/// Runs the subcommand.
+pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
+    let root = checkout::root()?;
+    steps::run(vec![
+        lint::format(&root),
+        steps::set_up(cache_folder),
+        lint::clippy(&root),
+        steps::cargo(
+            "program",
+            &root,
+            steps::words("build --package tidemill"),
+            &[],
+        ),
+        steps::cargo(
+            "tests",
+            &root,
+            steps::words("test --workspace --no-fail-fast"),
+            &[],
+        ),
+        lint::documentation(&root),
+    ])
+}
