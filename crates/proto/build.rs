@@ -1,0 +1,32 @@
+//! Generates the messages and services from `proto/` with protox, a Protocol Buffers compiler in Rust: no `protoc`.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost::Message as _;
+
+const FILES: [&str; 2] = [
+    "tidemill/v1/text_classification.proto",
+    "inference/grpc_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from("../../proto");
+    println!("cargo::rerun-if-changed={}", root.display());
+
+    let descriptors = protox::compile(FILES, [&root])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(
+        out.join("tidemill_descriptor.bin"),
+        descriptors.encode_to_vec(),
+    )?;
+
+    tonic_prost_build::configure()
+        .emit_rerun_if_changed(false)
+        // A map in key order: the same message gives the same bytes.
+        .btree_map(".")
+        // Tensor bytes are slices of the received message, not copies of it.
+        .bytes(".inference")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
