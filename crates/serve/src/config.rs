@@ -1,0 +1,276 @@
+//! The server's configuration: every bound and its default, in one type. It can be read from TOML; durations are written
+//! with their unit ("500us", "2ms", "30s", "5m").
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What a server listens on, what it serves, and where its bounds are.
+///
+/// ```
+/// use tidemill_serve::ServerConfig;
+///
+/// let config = ServerConfig { max_batch_size: 32, ..ServerConfig::default() };
+/// assert_eq!(config.address.to_string(), "127.0.0.1:8080");
+/// config.check()?;
+/// # Ok::<(), tidemill_serve::ServeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Where to listen. Port 0 takes a free one. Default: `127.0.0.1:8080`.
+    pub address: SocketAddr,
+    /// Folders of packages to serve, one model each. Default: none.
+    pub packages: Vec<PathBuf>,
+    /// Threads that libtorch uses within one operation, in the whole process. Default (absent): the processors that this
+    /// process may use, shared out between the models, at least one each.
+    pub threads: Option<i32>,
+
+    /// Most texts that a model is given at once. A longer request is run in parts. Default: 64.
+    pub max_batch_size: usize,
+    /// How long the first text of a batch may wait for others to join it when the model is idle. While the model is busy
+    /// the next batch forms by itself, so that waiting rarely pays. Default: 0.
+    #[serde(with = "duration")]
+    pub max_delay: Duration,
+    /// Most texts that may wait for one model; beyond it requests are refused at once. At least `max_texts`.
+    /// Default: 4,096.
+    pub max_queue: usize,
+
+    /// Most texts in a request. Default: 1,024.
+    pub max_texts: usize,
+    /// Most bytes of UTF-8 in a text. Default: 64 KiB.
+    pub max_text_bytes: usize,
+    /// Most bytes in a message. Default: 4 MiB.
+    pub max_message_bytes: usize,
+    /// Most inference requests, streams included, that may be open at once on the whole server; beyond it they are
+    /// refused at once. Default: 1,024.
+    pub max_requests: usize,
+    /// Longest time for one unary request, from its headers to its answer, whatever deadline its caller has set.
+    /// Default: 60 s.
+    #[serde(with = "duration")]
+    pub max_request_time: Duration,
+    /// Requests of one stream that may be under way at once; beyond it the stream is not read. Default: 16.
+    pub max_stream_requests: usize,
+    /// Longest time that a stream may lie idle before it is ended. Default: 5 min.
+    #[serde(with = "duration")]
+    pub max_stream_idle: Duration,
+
+    /// Most connections. Beyond it new ones wait, unaccepted, for another to close. Default: 900, below the usual limit
+    /// of 1,024 open files.
+    pub max_connections: usize,
+    /// Most HTTP/2 streams open at once on a connection. Default: 256.
+    pub max_connection_streams: u32,
+    /// Most bytes of headers in a request, as HTTP/2 counts them. Default: 16 KiB.
+    pub max_header_bytes: u32,
+    /// How often an HTTP/2 ping asks whether the other end of a connection is still there. Default: 30 s.
+    #[serde(with = "duration")]
+    pub keep_alive_interval: Duration,
+    /// How long its answer may take before the connection is closed. Default: 20 s.
+    #[serde(with = "duration")]
+    pub keep_alive_timeout: Duration,
+
+    /// How long a server that was told to stop may go on to finish what it had accepted. Default: 20 s.
+    #[serde(with = "duration")]
+    pub grace: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            packages: Vec::new(),
+            threads: None,
+            max_batch_size: 64,
+            max_delay: Duration::ZERO,
+            max_queue: 4096,
+            max_texts: 1024,
+            max_text_bytes: 64 * 1024,
+            max_message_bytes: 4 * 1024 * 1024,
+            max_requests: 1024,
+            max_request_time: Duration::from_secs(60),
+            max_stream_requests: 16,
+            max_stream_idle: Duration::from_secs(300),
+            max_connections: 900,
+            max_connection_streams: 256,
+            max_header_bytes: 16 * 1024,
+            keep_alive_interval: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(20),
+            grace: Duration::from_secs(20),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Checks that the bounds make sense together.
+    ///
+    /// # Errors
+    /// [`ServeError::Config`](crate::ServeError::Config) names the key and says what to write.
+    pub fn check(&self) -> Result<(), crate::ServeError> {
+        let wrong = |key, problem: String| Err(crate::ServeError::Config { key, problem });
+        let at_least_one = [
+            ("max_batch_size", self.max_batch_size),
+            ("max_texts", self.max_texts),
+            ("max_text_bytes", self.max_text_bytes),
+            ("max_message_bytes", self.max_message_bytes),
+            ("max_requests", self.max_requests),
+            ("max_stream_requests", self.max_stream_requests),
+            ("max_connections", self.max_connections),
+            (
+                "max_connection_streams",
+                self.max_connection_streams as usize,
+            ),
+            ("max_header_bytes", self.max_header_bytes as usize),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return wrong(key, "is 0; it must be at least 1".to_owned());
+            }
+        }
+        for (key, value) in [
+            ("max_requests", self.max_requests),
+            ("max_connections", self.max_connections),
+        ] {
+            if u32::try_from(value).is_err() {
+                return wrong(key, format!("is {value}; it must be below {}", u32::MAX));
+            }
+        }
+        let above_zero = [
+            ("max_request_time", self.max_request_time),
+            ("max_stream_idle", self.max_stream_idle),
+            ("keep_alive_interval", self.keep_alive_interval),
+            ("keep_alive_timeout", self.keep_alive_timeout),
+        ];
+        for (key, value) in above_zero {
+            if value.is_zero() {
+                return wrong(key, "is 0; write a duration such as \"30s\"".to_owned());
+            }
+        }
+        if self.max_queue < self.max_texts {
+            let (queue, texts) = (self.max_queue, self.max_texts);
+            let problem = format!(
+                "is {queue}, but one request may hold max_texts = {texts}; raise it or lower that"
+            );
+            return wrong("max_queue", problem);
+        }
+        if self.threads.is_some_and(|threads| threads < 1) {
+            return wrong(
+                "threads",
+                "must be at least 1; leave it out to share all".to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Durations as text with a unit. The largest unit that is exact is written.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    const UNITS: [(&str, u128); 4] = [
+        ("m", 60_000_000),
+        ("s", 1_000_000),
+        ("ms", 1_000),
+        ("us", 1),
+    ];
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let micros = duration.as_micros();
+        let exact = UNITS
+            .iter()
+            .find(|(_, size)| micros != 0 && micros.is_multiple_of(*size));
+        match exact {
+            Some((unit, size)) => serializer.serialize_str(&format!("{}{unit}", micros / size)),
+            None => serializer.serialize_str(&format!("{micros}us")),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse(text.trim()).ok_or_else(|| {
+            de::Error::custom(format!(
+                "{text:?} is not a duration; write a whole number and a unit: \"500us\", \"2ms\", \"30s\" or \"5m\""
+            ))
+        })
+    }
+
+    fn parse(text: &str) -> Option<Duration> {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at_checked(digits)?;
+        let (_, size) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
+        let micros = number
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(u64::try_from(*size).ok()?)?;
+        Some(Duration::from_micros(micros))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound_and_survive_being_written() {
+        let config = ServerConfig::default();
+        config.check().unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains(r#""max_stream_idle":"5m""#), "{text}");
+        assert_eq!(serde_json::from_str::<ServerConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn durations_have_units_and_unknown_keys_are_errors() {
+        let config: ServerConfig = serde_json::from_str(r#"{"max_delay": "1500us"}"#).unwrap();
+        assert_eq!(config.max_delay, Duration::from_micros(1500));
+        for wrong in [
+            r#""5""#,
+            r#""ms""#,
+            r#""1.5s""#,
+            r#""-1s""#,
+            "5",
+            r#""99999999999999999999s""#,
+        ] {
+            let text = format!(r#"{{"grace": {wrong}}}"#);
+            assert!(
+                serde_json::from_str::<ServerConfig>(&text).is_err(),
+                "{text}"
+            );
+        }
+        let error = serde_json::from_str::<ServerConfig>(r#"{"max_bach_size": 3}"#).unwrap_err();
+        assert!(error.to_string().contains("max_bach_size"), "{error}");
+    }
+
+    #[test]
+    fn bounds_that_contradict_are_named() {
+        let config = ServerConfig {
+            max_queue: 10,
+            ..ServerConfig::default()
+        };
+        let message = config.check().unwrap_err().to_string();
+        assert!(
+            message.contains("max_queue") && message.contains("max_texts"),
+            "{message}"
+        );
+        let config = ServerConfig {
+            max_batch_size: 0,
+            ..ServerConfig::default()
+        };
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("max_batch_size")
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! Why a server cannot start or go on. What a caller is told about one request is in `refusal.rs`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why a server could not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A key of the configuration does not make sense.
+    #[error("the server's configuration: {key} {problem}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what to write.
+        problem: String,
+    },
+    /// Nothing to serve.
+    #[error("there is no package to serve; name at least one package's folder")]
+    NoPackages,
+    /// The address is taken.
+    #[error(
+        "cannot listen on {address}: another program has that port; stop it, or choose another port (port 0 takes a free one)"
+    )]
+    AddressInUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on for another reason.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A package cannot be opened.
+    #[error("cannot open the package {}: {reason}", folder.display())]
+    Package {
+        /// Its folder.
+        folder: PathBuf,
+        /// What is wrong with it and what to do, as the package's reader says it.
+        reason: String,
+    },
+    /// A classifier of the program's own cannot be opened.
+    #[error("cannot open the model {model:?}: {reason}")]
+    Classifier {
+        /// Its name.
+        model: String,
+        /// What the program's own code says.
+        reason: String,
+    },
+    /// Two models have one name.
+    #[error(
+        "two models are named {name:?}{places}; give one of them another name in its tidemill.toml"
+    )]
+    DuplicateModel {
+        /// The name.
+        name: String,
+        /// The folders, where known.
+        places: String,
+    },
+    /// A thread for a model cannot be started.
+    #[error("cannot start a thread for the model {model:?}: {source}")]
+    Thread {
+        /// The model, or its folder.
+        model: String,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A model stopped while it was being started.
+    #[error("the model {model:?} stopped while it was being started")]
+    Stopped {
+        /// The model, or its folder.
+        model: String,
+    },
+    /// The transport failed.
+    #[error("the server's transport failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The reflection service cannot be built.
+    #[error("the reflection service cannot be built: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}

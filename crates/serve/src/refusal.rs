@@ -1,0 +1,144 @@
+//! Why one request is not answered, and the gRPC status that says so, with `google.rpc` details. Nothing here repeats
+//! what a text said.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// How long a caller that found the server full is advised to wait.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Why a request was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// A field is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field's path, such as `texts[3]`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No such model, or not this version.
+    #[error("{message}")]
+    UnknownModel {
+        /// What was asked for.
+        name: String,
+        /// The sentence for people, with the nearest name.
+        message: String,
+    },
+    /// The model's queue is at its bound.
+    #[error("the queue of the model {model:?} is full ({max} texts); try again later")]
+    QueueFull {
+        /// The model.
+        model: String,
+        /// The bound.
+        max: usize,
+    },
+    /// The server's number of open requests is at its bound.
+    #[error("the server has as many open requests as it takes ({max}); try again later")]
+    TooManyRequests {
+        /// The bound.
+        max: usize,
+    },
+    /// The deadline passed.
+    #[error("the deadline passed before the answer was ready")]
+    DeadlineExceeded,
+    /// A stream lay idle for too long.
+    #[error("the stream was idle for {} s", .0.as_secs())]
+    Idle(Duration),
+    /// The model does not take requests.
+    #[error("the model {model:?} is not ready")]
+    NotReady {
+        /// The model.
+        model: String,
+    },
+    /// The server is on its way out.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// The model's thread ended while it had this request.
+    #[error("the model {model:?} stopped while it had this request")]
+    Stopped {
+        /// The model.
+        model: String,
+    },
+    /// The model could not run this input.
+    #[error("the model {model:?} failed: {reason}")]
+    Failed {
+        /// The model.
+        model: String,
+        /// Its error.
+        reason: String,
+    },
+}
+
+impl Refusal {
+    /// A field that is wrong.
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Refusal {
+        Refusal::Invalid {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// The gRPC code that stands for it.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Refusal::Invalid { .. } => Code::InvalidArgument,
+            Refusal::UnknownModel { .. } => Code::NotFound,
+            Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => Code::ResourceExhausted,
+            Refusal::DeadlineExceeded | Refusal::Idle(_) => Code::DeadlineExceeded,
+            Refusal::NotReady { .. } | Refusal::ShuttingDown => Code::Unavailable,
+            Refusal::Stopped { .. } | Refusal::Failed { .. } => Code::Internal,
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
+        let (code, message) = (refusal.code(), refusal.to_string());
+        let details = match refusal {
+            Refusal::Invalid { field, problem } => {
+                ErrorDetails::with_bad_request_violation(field, problem)
+            }
+            Refusal::UnknownModel { name, .. } => {
+                ErrorDetails::with_resource_info("model", name, "", message.clone())
+            }
+            Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => {
+                ErrorDetails::with_retry_info(Some(RETRY_DELAY))
+            }
+            _ => return Status::new(code, message),
+        };
+        Status::with_error_details(code, message, details)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_say_what_to_mend_or_when_to_come_back() {
+        let status = Status::from(Refusal::invalid("texts[3]", "is too long"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "texts[3]: is too long");
+        let details = status.get_details_bad_request().unwrap();
+        let violation = details.field_violations.first().unwrap();
+        assert_eq!(
+            (violation.field.as_str(), violation.description.as_str()),
+            ("texts[3]", "is too long")
+        );
+
+        let status = Status::from(Refusal::QueueFull {
+            model: "m".to_owned(),
+            max: 8,
+        });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(
+            status.get_details_retry_info().unwrap().retry_delay,
+            Some(RETRY_DELAY)
+        );
+    }
+}

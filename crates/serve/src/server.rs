@@ -1,0 +1,267 @@
+//! The server's life: listen, load, say that it is ready, serve, and on the word stop accepting, finish and end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::pin::pin;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tidemill_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use tidemill_proto::v1::text_classification_server::TextClassificationServer;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::admission::{Admission, Gate};
+use crate::config::ServerConfig;
+use crate::connections;
+use crate::error::ServeError;
+use crate::executor::Running;
+use crate::models::Models;
+use crate::services::open_inference::OpenInferenceService;
+use crate::services::text_classification::TextClassificationService;
+use crate::source::ModelSource;
+
+type TextClassification = TextClassificationServer<TextClassificationService>;
+type OpenInference = GrpcInferenceServiceServer<OpenInferenceService>;
+
+/// How long idle connections may take to close once every request is answered.
+const CLOSING_TIME: Duration = Duration::from_millis(250);
+
+/// How often to look whether the models' threads have ended.
+const JOIN_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Serves the packages of `config` until `shutdown` resolves.
+///
+/// Listens first, so that a taken address fails at once; then opens every package, each on its own thread; then calls
+/// `ready` with the address it listens on, port 0 resolved, and takes requests. When `shutdown` resolves, health turns to
+/// NOT_SERVING, no connection and no request is accepted any more, and those that were are finished, for `config.grace` at
+/// most.
+///
+/// To be called within a multi-threaded tokio runtime.
+///
+/// # Errors
+/// A configuration that does not make sense, an address that cannot be listened on, a package that cannot be opened, two
+/// models of one name; each named.
+///
+/// ```no_run
+/// use tidemill_serve::{ServerConfig, serve};
+///
+/// # async fn example() -> Result<(), tidemill_serve::ServeError> {
+/// let config = ServerConfig { packages: vec!["models/sentiment".into()], ..ServerConfig::default() };
+/// let interrupted = async {
+///     let _ = tokio::signal::ctrl_c().await;
+/// };
+/// serve(config, interrupted, |address| println!("listening on {address}")).await
+/// # }
+/// ```
+pub async fn serve(
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    if config.packages.is_empty() {
+        return Err(ServeError::NoPackages);
+    }
+    let sources = config.packages.iter().map(ModelSource::package).collect();
+    serve_models(config, sources, shutdown, ready).await
+}
+
+/// Serves these models, and nothing that `config.packages` names; otherwise as [`serve`].
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_models(
+    config: ServerConfig,
+    sources: Vec<ModelSource>,
+    shutdown: impl Future<Output = ()> + Send,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    config.check()?;
+    let listener = bind(config.address).await?;
+    let address = listener.local_addr().map_err(|source| ServeError::Bind {
+        address: config.address,
+        source,
+    })?;
+    let config = ServerConfig {
+        threads: Some(libtorch_threads(&config, sources.len())),
+        ..config
+    };
+
+    let (models, threads) = load(sources, &config).await?;
+    let result = run(&config, listener, &models, shutdown, || ready(address)).await;
+    for model in models.iter() {
+        model.close();
+    }
+    let stopping = result.as_ref().copied().unwrap_or_else(|_| Instant::now());
+    join(threads, stopping + config.grace).await;
+    result.map(drop)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => ServeError::AddressInUse { address },
+            _ => ServeError::Bind { address, source },
+        })
+}
+
+// Each model's thread may use its share of the processors.
+fn libtorch_threads(config: &ServerConfig, models: usize) -> i32 {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = i32::try_from(processors / models.max(1)).unwrap_or(i32::MAX);
+    config.threads.unwrap_or(share).max(1)
+}
+
+// Opens all at once and waits for all, so that a failure leaves no thread at work behind it.
+async fn load(
+    sources: Vec<ModelSource>,
+    config: &ServerConfig,
+) -> Result<(Models, Vec<JoinHandle<()>>), ServeError> {
+    let started = Instant::now();
+    let mut places = Vec::new();
+    let mut loading = Vec::new();
+    for source in sources {
+        let (model, place) = source.start(config)?;
+        places.push(place);
+        loading.push(model.opened());
+    }
+    let mut models = Vec::new();
+    let mut threads = Vec::new();
+    for (opened, place) in join_all(loading).await.into_iter().zip(places) {
+        let Running { model, thread } = opened?;
+        let info = model.info();
+        tracing::info!(model = info.name, version = info.version, "loaded");
+        models.push((model, place));
+        threads.push(thread);
+    }
+    let took_ms = started.elapsed().as_millis();
+    tracing::info!(models = models.len(), took_ms, "all models are loaded");
+    Ok((Models::new(models)?, threads))
+}
+
+// Serves until `shutdown`, and gives the time when that was.
+async fn run(
+    config: &ServerConfig,
+    listener: TcpListener,
+    models: &Models,
+    shutdown: impl Future<Output = ()> + Send,
+    ready: impl FnOnce(),
+) -> Result<Instant, ServeError> {
+    let gate = Gate::new(config.max_requests, config.max_request_time);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let services = services(config, models, &gate)?
+        .add_service(health_service)
+        .prepare();
+    let admission = Admission::new(gate.clone(), services);
+
+    set_health(&health, models, ServingStatus::Serving).await;
+    let _watching = watch_models(&health, models);
+
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let incoming = connections::accept(listener, config.max_connections);
+    let mut server = pin!(
+        Server::builder()
+            .max_concurrent_streams(config.max_connection_streams)
+            .http2_max_header_list_size(config.max_header_bytes)
+            .http2_keepalive_interval(Some(config.keep_alive_interval))
+            .http2_keepalive_timeout(Some(config.keep_alive_timeout))
+            .serve_with_incoming_shutdown(admission, incoming, async {
+                let _ = stopped.await;
+            })
+    );
+    ready();
+    tokio::select! {
+        ended = &mut server => return Ok(ended.map(|()| Instant::now())?),
+        () = shutdown => {}
+    }
+    let stopping = Instant::now();
+
+    tracing::info!("shutting down");
+    gate.shut();
+    set_health(&health, models, ServingStatus::NotServing).await;
+    let _ = stop.send(());
+    let answered = async {
+        gate.emptied().await;
+        tokio::time::sleep(CLOSING_TIME).await;
+    };
+    tokio::select! {
+        ended = &mut server => ended?,
+        () = answered => {}
+        () = tokio::time::sleep(config.grace) => {
+            tracing::warn!(grace_s = config.grace.as_secs(), "some requests were not finished in time");
+        }
+    }
+    Ok(stopping)
+}
+
+fn services(config: &ServerConfig, models: &Models, gate: &Gate) -> Result<Routes, ServeError> {
+    let size = config.max_message_bytes;
+    let typed = TextClassificationService::new(models.clone(), config, gate.watch());
+    let open = OpenInferenceService::new(models.clone(), config, gate.watch());
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tidemill_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(
+        Routes::new(TextClassificationServer::new(typed).max_decoding_message_size(size))
+            .add_service(GrpcInferenceServiceServer::new(open).max_decoding_message_size(size))
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?),
+    )
+}
+
+// The server as a whole is the empty name; each model and each inference service has its own.
+async fn set_health(health: &HealthReporter, models: &Models, status: ServingStatus) {
+    for name in ["", TextClassification::NAME, OpenInference::NAME] {
+        health.set_service_status(name, status).await;
+    }
+    for model in models.iter() {
+        health.set_service_status(&model.info().name, status).await;
+    }
+}
+
+// A model that stops by itself cannot come back: it and the server as a whole turn to NOT_SERVING, so that whoever watches
+// over the process starts another. The other models go on meanwhile.
+fn watch_models(health: &HealthReporter, models: &Models) -> JoinSet<()> {
+    let mut watching = JoinSet::new();
+    for model in models.iter() {
+        let (health, model) = (health.clone(), model.clone());
+        watching.spawn(async move {
+            model.stopped().await;
+            health
+                .set_service_status(&model.info().name, ServingStatus::NotServing)
+                .await;
+            health
+                .set_service_status("", ServingStatus::NotServing)
+                .await;
+        });
+    }
+    watching
+}
+
+// Waits for the models' threads, so that none is inside libtorch while the process ends; not on a thread of the runtime,
+// whose own end would then wait for them without a bound.
+async fn join(threads: Vec<JoinHandle<()>>, until: Instant) {
+    while !threads.iter().all(JoinHandle::is_finished) {
+        if Instant::now() > until {
+            tracing::warn!("a model is still at work; leaving without it");
+            return;
+        }
+        tokio::time::sleep(JOIN_INTERVAL).await;
+    }
+    for thread in threads {
+        // A panic has been logged where it happened.
+        let _ = thread.join();
+    }
+}
