@@ -1,8 +1,44 @@
 //! Compiles the shim against the libtorch that `torch-sys` found, and tells dependents where its libraries are.
 use std::path::PathBuf;
 
+const SOURCES: [&str; 5] = ["fused", "linear", "product", "recurrent", "text"];
+
 fn main() {
-    let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default();
-    println!("cargo:libtorch_lib={lib}");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", PathBuf::from(&lib).display());
+    println!("cargo:rerun-if-changed=shim");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    let lib = PathBuf::from(std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default());
+    println!("cargo:libtorch_lib={}", lib.display());
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+
+    let root = std::env::var("LIBTORCH_INCLUDE").map_or_else(|_| lib.join(".."), PathBuf::from);
+    let include = root.join("include");
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++20")
+        .opt_level(3)
+        .pic(true)
+        .debug(false)
+        .warnings(false)
+        .flag_if_supported("-fopenmp")
+        // Without these the loops over exp and tanh do not become vector code; no result changes.
+        .flag_if_supported("-fno-math-errno")
+        .flag_if_supported("-fno-trapping-math")
+        .define("NDEBUG", None)
+        // The headers of libtorch are not ours to warn about.
+        .flag(format!("-isystem{}", include.display()))
+        .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()));
+    // Most of the time goes into libtorch's headers: one unit reads them once.
+    let unit = PathBuf::from(std::env::var("OUT_DIR").unwrap_or_default()).join("shim.cpp");
+    let here = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("shim");
+    let lines = SOURCES.map(|source| format!("#include \"{}/{source}.cpp\"\n", here.display()));
+    if let Err(error) = std::fs::write(&unit, lines.concat()) {
+        println!("cargo:error=cannot write {}: {error}", unit.display());
+        return;
+    }
+    build.file(unit);
+    build.compile("tidemill_torch");
+    // After the shim's archive, which needs them.
+    println!("cargo:rustc-link-lib=torch_cpu");
+    println!("cargo:rustc-link-lib=c10");
 }

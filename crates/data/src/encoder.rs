@@ -42,9 +42,10 @@ pub struct Preprocessing {
 
 /// Text cleaning, tokenizer, truncation and hashed n-grams: from text to ids.
 ///
-/// The ids of a text are its tokens, `max_length` at most, then the hashed ids of its character
-/// n-grams and of its word n-grams. Tokens are below [`Preprocessing::vocabulary`], hashed ids from
-/// there up to [`Encoder::vocab_size`]. No text has no ids: one without tokens is one unknown token.
+/// The ids of a text are the hashed ids of its word n-grams, then its tokens, `max_length` at most, each
+/// followed by the hashed ids of its character n-grams. Tokens are below [`Encoder::tokens`], hashed ids from
+/// there up to [`Encoder::vocab_size`], so that the order alone says which n-grams belong to which token. No text
+/// has no ids: one without tokens is one unknown token.
 ///
 /// ```
 /// use tidemill_data::{Encoder, TextCleaning, TokenizerConfig};
@@ -265,6 +266,11 @@ impl Encoder {
         self.rows(count, &|i, scratch, ids| self.append(text(i), scratch, ids))
     }
 
+    /// The tokens of the vocabulary, padding included: ids from here on are hashed n-grams.
+    pub fn tokens(&self) -> usize {
+        self.model.len()
+    }
+
     /// The rows that an embedding needs: tokens, padding and n-gram buckets.
     pub fn vocab_size(&self) -> usize {
         self.model.len() + self.buckets
@@ -340,13 +346,15 @@ impl Encoder {
             ids.push(self.unk_id().unwrap_or(self.pad_id()));
         }
         let base = self.model.len() as u32;
+        scratch.extra.clear();
         for (at, &first) in scratch.hashes.iter().enumerate() {
             let mut hash = first;
             for &next in scratch.hashes[at + 1..].iter().take(self.ngrams - 1) {
                 hash = fold(hash, next);
-                ids.push(base + bucket(hash, self.buckets));
+                scratch.extra.push(base + bucket(hash, self.buckets));
             }
         }
+        ids.splice(start..start, scratch.extra.drain(..));
     }
 
     fn append_words(
@@ -356,24 +364,9 @@ impl Encoder {
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) {
-        let Scratch {
-            text: buffer,
-            hashes,
-            extra,
-            word,
-            starts,
-            ..
-        } = scratch;
-        let limit = ids.len() + self.max_length;
-        if self.ngrams == 1 && self.char_ngrams.is_none() {
-            words.each(text, buffer, |id, _, _| {
-                ids.push(id);
-                ids.len() < limit
-            });
-            return;
-        }
-        extra.clear();
+        let Scratch { text: buffer, hashes, word, starts, .. } = scratch;
         let base = words.len() as u32;
+        let mut room = self.max_length;
         words.each(text, buffer, |id, hash, token| {
             ids.push(id);
             if self.ngrams > 1 {
@@ -382,12 +375,12 @@ impl Encoder {
             if let Some(sizes) = self.char_ngrams {
                 each_char_ngram(token, sizes, word, starts, |piece| {
                     let hash = xxh3_64_with_seed(piece, HASH_SEED + 1);
-                    extra.push(base + bucket(hash, self.buckets));
+                    ids.push(base + bucket(hash, self.buckets));
                 });
             }
-            ids.len() < limit
+            room -= 1;
+            room > 0
         });
-        ids.extend_from_slice(extra);
     }
 
     fn rows(

@@ -181,14 +181,14 @@ fn hashed_ngrams_are_stable() {
     let ids = encoder.encode("not a good film");
     let tokens = encoder.preprocessing().vocabulary as u32;
     assert_eq!(ids.len(), 4 + 3 + 2);
-    assert!(ids[..4].iter().all(|&id| id < tokens));
+    assert!(ids[5..].iter().all(|&id| id < tokens));
     assert_eq!(
-        ids[4..].iter().map(|id| id - tokens).collect::<Vec<_>>(),
+        ids[..5].iter().map(|id| id - tokens).collect::<Vec<_>>(),
         NGRAMS
     );
     let turned = encoder.encode("good a not film");
     assert!(
-        ids[4..].iter().all(|id| !turned.contains(id)),
+        ids[..5].iter().all(|id| !turned.contains(id)),
         "order matters"
     );
 
@@ -197,6 +197,9 @@ fn hashed_ngrams_are_stable() {
     let encoder = train(&config, &texts);
     let ids = encoder.encode("bäd");
     assert_eq!(ids.len(), 1 + 3, "<bä bäd äd>");
+    let two = encoder.encode("bäd film");
+    assert_eq!(two[..4], ids[..], "each token is followed by its own");
+    assert!(two[4] < tokens);
     assert_eq!(
         ids[1..].iter().map(|id| id - tokens).collect::<Vec<_>>(),
         CHAR_NGRAMS

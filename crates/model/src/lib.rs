@@ -1,1 +1,27 @@
+//! Models on libtorch: layers, text classifiers, memory-mapped weights, packages and pipelines.
+//!
+//! A model is built from a configuration and [`Parameters`]; a [`Package`] is a folder that holds a trained one with its
+//! tokeniser; a [`Pipeline`] is an open package that turns texts into probabilities. This crate knows nothing of sockets
+//! or optimisers, and every libtorch error becomes a typed error.
 
+pub mod architectures;
+mod error;
+pub mod files;
+mod init;
+pub mod layers;
+pub mod manifest;
+pub mod package;
+mod parameters;
+mod pipeline;
+mod text_input;
+pub mod weights;
+
+pub use architectures::TextClassifier;
+pub use error::{ModelError, WeightsError};
+pub use init::{Init, UnknownInit};
+pub use manifest::Manifest;
+pub use package::{Package, PackageError, PackageParts};
+pub use parameters::{Parameters, Path};
+pub use pipeline::{Classification, Pipeline, PipelineError, PipelineOptions};
+pub use text_input::TextInput;
+pub use weights::Weights;

@@ -1,0 +1,23 @@
+//! The pieces that architectures are built of, one file each. Every layer takes its parameters from a
+//! [`Path`](crate::Path) under the field's usual tensor names, and its forward is fallible: libtorch's errors travel.
+//! Layers know nothing of texts, batches or losses.
+
+mod attention;
+mod convolution;
+mod dropout;
+mod embedding;
+mod embedding_bag;
+mod layer_norm;
+mod linear;
+mod pooling;
+mod recurrent;
+
+pub use attention::{SelfAttention, key_bias};
+pub use convolution::TextConvolution;
+pub use dropout::dropout;
+pub use embedding::Embedding;
+pub use embedding_bag::EmbeddingBag;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use pooling::{AttentionPooling, max_over_time, mean_over_time};
+pub use recurrent::{Cell, Recurrent};

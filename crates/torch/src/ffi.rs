@@ -1,0 +1,91 @@
+//! The shim's C functions, and the one place where their pointers and messages become tensors and errors.
+
+use std::ffi::{CStr, c_char};
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+pub(crate) type Message = *mut c_char;
+/// Null stands for an absent tensor.
+pub(crate) type Input = *const C_tensor;
+
+unsafe extern "C" {
+    fn tm_free(text: Message);
+    pub(crate) safe fn tm_onednn_available() -> bool;
+    pub(crate) safe fn tm_blocked_available() -> bool;
+    pub(crate) safe fn tm_set_flush_denormal(on: bool) -> bool;
+
+    pub(crate) fn tm_linear(
+        result: *mut *mut C_tensor,
+        input: Input,
+        weight: Input,
+        bias: Input,
+        forward: i32,
+        grad_input: i32,
+        grad_weight: i32,
+    ) -> Message;
+    pub(crate) fn tm_product(result: *mut *mut C_tensor, pass: i32, kernel: i32, left: Input, right: Input) -> Message;
+    pub(crate) fn tm_pack(result: *mut *mut C_tensor, weight: Input, rows: i64) -> Message;
+    pub(crate) fn tm_packed_linear(result: *mut *mut C_tensor, input: Input, packed: Input, bias: Input) -> Message;
+
+    pub(crate) fn tm_recurrent(
+        result: *mut *mut C_tensor,
+        gated: bool,
+        input: Input,
+        lengths: Input,
+        weights: *const Input,
+        directions: i32,
+        forward: i32,
+        grad_input: i32,
+        grad_weight: i32,
+    ) -> Message;
+
+    pub(crate) fn tm_embedding(result: *mut *mut C_tensor, weight: Input, ids: Input, padding: i64) -> Message;
+    pub(crate) fn tm_text_conv_max(
+        result: *mut *mut C_tensor,
+        embedded: Input,
+        weight: Input,
+        bias: Input,
+        lengths: Input,
+    ) -> Message;
+
+    pub(crate) fn tm_adam(lists: *const *const Input, count: i64, options: *const f64, decoupled: bool) -> Message;
+    pub(crate) fn tm_sgd(
+        lists: *const *const Input,
+        count: i64,
+        options: *const f64,
+        nesterov: bool,
+        first: bool,
+    ) -> Message;
+    pub(crate) fn tm_adagrad(lists: *const *const Input, count: i64, options: *const f64) -> Message;
+    pub(crate) fn tm_clear_gradients(tensors: *const Input, count: i64) -> Message;
+}
+
+/// The pointer behind `tensor`, or null.
+pub(crate) fn pointer(tensor: Option<&Tensor>) -> Input {
+    tensor.map_or(std::ptr::null(), Tensor::as_ptr)
+}
+
+/// Turns the shim's answer into a result.
+pub(crate) fn check(message: Message) -> Result<(), TchError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null message is a NUL-terminated string that the shim allocated and gave away.
+    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+    // SAFETY: as above, and it is not used after this.
+    unsafe { tm_free(message) };
+    Err(TchError::Torch(text))
+}
+
+/// Runs a shim function that stores one tensor; `None` where it stored none.
+pub(crate) fn optional_result(call: impl FnOnce(*mut *mut C_tensor) -> Message) -> Result<Option<Tensor>, TchError> {
+    let mut result = std::ptr::null_mut();
+    check(call(&mut result))?;
+    // SAFETY: on success the shim stored null or a tensor that is now ours.
+    Ok((!result.is_null()).then(|| unsafe { Tensor::from_ptr(result) }))
+}
+
+/// Runs a shim function that stores one tensor.
+pub(crate) fn result(call: impl FnOnce(*mut *mut C_tensor) -> Message) -> Result<Tensor, TchError> {
+    optional_result(call)?.ok_or_else(|| TchError::Torch("the shim gave no tensor".to_owned()))
+}
