@@ -1,0 +1,20 @@
+//! One file a command: its arguments, and a `run` that reads top to bottom.
+
+pub(crate) mod completions;
+pub(crate) mod data;
+pub(crate) mod eval;
+pub(crate) mod inspect;
+pub(crate) mod new;
+pub(crate) mod predict;
+pub(crate) mod serve;
+pub(crate) mod train;
+
+use std::io::Write;
+
+/// Print one JSON value and a newline to standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
