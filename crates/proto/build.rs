@@ -5,10 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 2] = [
-    "tidemill/v1/text_classification.proto",
-    "inference/grpc_service.proto",
-];
+const FILES: [&str; 2] = ["tidemill/v1/text_classification.proto", "inference/grpc_service.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from("../../proto");
@@ -16,10 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let descriptors = protox::compile(FILES, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(
-        out.join("tidemill_descriptor.bin"),
-        descriptors.encode_to_vec(),
-    )?;
+    std::fs::write(out.join("tidemill_descriptor.bin"), descriptors.encode_to_vec())?;
 
     tonic_prost_build::configure()
         .emit_rerun_if_changed(false)

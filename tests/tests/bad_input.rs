@@ -155,7 +155,8 @@ fn a_full_disk() {
         return;
     }
     std::fs::write(folder.path().join("reviews.tsv"), reviews(200)).unwrap();
-    let recipe = small_recipe("").replace("embedding_dim = 16", "embedding_dim = 1024").replace("filters = 8", "filters = 64");
+    let recipe =
+        small_recipe("").replace("embedding_dim = 16", "embedding_dim = 1024").replace("filters = 8", "filters = 64");
     std::fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
     let finished = tidemill(folder.path(), &["train", "recipe.toml", "--output", "small/run"]);
     let half = small.join("run/package/tidemill.toml").exists();

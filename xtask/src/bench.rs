@@ -43,20 +43,14 @@ const ALL: [Bench; 4] = [
         summary: "a million rows of CSV cleaned and tokenised, against polars and tokenizers",
         package: "tidemill-data",
         target: "load",
-        peer: Some(Peer {
-            name: "load",
-            imports: "polars, tokenizers",
-        }),
+        peer: Some(Peer { name: "load", imports: "polars, tokenizers" }),
     },
     Bench {
         name: "train-text",
         summary: "time a training step and peak memory of three text classifiers, against PyTorch",
         package: "tidemill-train",
         target: "train_text",
-        peer: Some(Peer {
-            name: "train-text",
-            imports: "torch",
-        }),
+        peer: Some(Peer { name: "train-text", imports: "torch" }),
     },
     Bench {
         name: "sst2",
@@ -100,10 +94,7 @@ pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> 
         progress::heading(&format!("{}: {}", bench.name, bench.summary));
         let goals = measure(bench, &root, cache_folder)?;
         if goals.is_empty() {
-            progress::note(&format!(
-                "{} measured nothing: its words are above.",
-                bench.name
-            ));
+            progress::note(&format!("{} measured nothing: its words are above.", bench.name));
         }
         results.push((bench.name, goals));
     }
@@ -130,10 +121,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Bench>> {
             chosen.push(bench);
         } else {
             let known: Vec<_> = ALL.iter().map(|bench| bench.name).collect();
-            bail!(
-                "There is no bench called {name}. There are: {}, and all.",
-                known.join(", ")
-            );
+            bail!("There is no bench called {name}. There are: {}, and all.", known.join(", "));
         }
     }
     Ok(chosen)
@@ -147,20 +135,14 @@ fn measure(bench: &Bench, root: &Path, cache_folder: Option<&Path>) -> Result<Ve
         let python = peer.ready(root, &cache::folder(cache_folder)?)?;
         cargo.env("TIDEMILL_BENCH_PYTHON", python);
     }
-    let mut child = cargo
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cargo does not run")?;
-    let output = child
-        .stdout
-        .take()
-        .context("cargo has no standard output")?;
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cargo does not run")?;
+    let output = child.stdout.take().context("cargo has no standard output")?;
     let mut goals = Vec::new();
     for line in BufReader::new(output).lines() {
         let line = line.context("The bench's output cannot be read.")?;
-        match goals::read(&line).with_context(|| {
-            format!("{} printed a goal that lacks something: {line}", bench.name)
-        })? {
+        match goals::read(&line)
+            .with_context(|| format!("{} printed a goal that lacks something: {line}", bench.name))?
+        {
             Some(goal) => goals.push(goal),
             None => eprintln!("{line}"),
         }
@@ -173,13 +155,9 @@ fn measure(bench: &Bench, root: &Path, cache_folder: Option<&Path>) -> Result<Ve
 }
 
 fn write_json(path: &Path, results: &[(&str, Vec<Goal>)]) -> Result<()> {
-    let benches: Vec<_> = results
-        .iter()
-        .map(|(name, goals)| json!({"bench": name, "goals": goals}))
-        .collect();
+    let benches: Vec<_> = results.iter().map(|(name, goals)| json!({"bench": name, "goals": goals})).collect();
     let text = serde_json::to_string_pretty(&json!({"machine": machine(), "benches": benches}))?;
-    std::fs::write(path, text + "\n")
-        .with_context(|| format!("{} cannot be written.", path.display()))
+    std::fs::write(path, text + "\n").with_context(|| format!("{} cannot be written.", path.display()))
 }
 
 /// What the figures were measured on.
@@ -187,8 +165,7 @@ fn machine() -> serde_json::Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key))?;
-        line.split_once(':')
-            .map(|(_, value)| value.trim().to_owned())
+        line.split_once(':').map(|(_, value)| value.trim().to_owned())
     };
     let memory = field(&read("/proc/meminfo"), "MemTotal")
         .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
@@ -209,38 +186,20 @@ mod tests {
 
     #[test]
     fn benches_are_chosen_by_name() {
-        let names = |list: &[&str]| {
-            chosen(
-                &list
-                    .iter()
-                    .map(|name| (*name).to_owned())
-                    .collect::<Vec<_>>(),
-            )
-        };
+        let names = |list: &[&str]| chosen(&list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         assert_eq!(
-            names(&["sst2", "load"])
-                .unwrap()
-                .iter()
-                .map(|bench| bench.name)
-                .collect::<Vec<_>>(),
+            names(&["sst2", "load"]).unwrap().iter().map(|bench| bench.name).collect::<Vec<_>>(),
             ["sst2", "load"]
         );
         assert_eq!(names(&["all"]).unwrap().len(), ALL.len());
-        assert!(
-            names(&["lod"])
-                .is_err_and(|error| error.to_string().contains("linear, load, train-text, sst2"))
-        );
+        assert!(names(&["lod"]).is_err_and(|error| error.to_string().contains("linear, load, train-text, sst2")));
     }
 
     #[test]
     fn every_peer_has_its_requirements() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
         for peer in ALL.iter().filter_map(|bench| bench.peer.as_ref()) {
-            assert!(
-                folder.join(format!("{}.txt", peer.name)).is_file(),
-                "{}",
-                peer.name
-            );
+            assert!(folder.join(format!("{}.txt", peer.name)).is_file(), "{}", peer.name);
         }
     }
 }

@@ -23,17 +23,11 @@ pub(crate) fn folder(given: Option<&Path>) -> Result<PathBuf> {
             folder.display()
         )
     })?;
-    folder
-        .canonicalize()
-        .with_context(|| format!("{} cannot be read.", folder.display()))
+    folder.canonicalize().with_context(|| format!("{} cannot be read.", folder.display()))
 }
 
 fn from_environment() -> Result<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(path) = absolute("XDG_CACHE_HOME") {
         return Ok(path.join("tidemill"));
     }
@@ -81,11 +75,8 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                progress::note(&format!(
-                    "Another set-up is at work on {name}: waiting for it to end."
-                ));
-                file.lock()
-                    .with_context(|| format!("{} cannot be locked.", path.display()))?;
+                progress::note(&format!("Another set-up is at work on {name}: waiting for it to end."));
+                file.lock().with_context(|| format!("{} cannot be locked.", path.display()))?;
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("{} cannot be locked.", path.display()));
@@ -110,10 +101,7 @@ impl Partial {
         let path = PathBuf::from(name);
         remove(&path)?;
         fs::create_dir_all(&path).with_context(|| format!("{} cannot be made.", path.display()))?;
-        Ok(Partial {
-            path,
-            placed: false,
-        })
+        Ok(Partial { path, placed: false })
     }
 
     /// The folder.
@@ -174,10 +162,7 @@ mod tests {
             assert_eq!(fs::read_to_string(destination.join("file")).unwrap(), text);
         }
         drop(Partial::beside(&destination).unwrap());
-        let left: Vec<_> = fs::read_dir(cache.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let left: Vec<_> = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["thing"]);
     }
 
@@ -185,12 +170,7 @@ mod tests {
     fn too_little_space_names_both_figures() {
         let cache = tempfile::tempdir().unwrap();
         assert!(require_space(cache.path(), 1, "It").is_ok());
-        let message = require_space(cache.path(), u64::MAX, "It")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.starts_with("It needs ") && message.contains(" free."),
-            "{message}"
-        );
+        let message = require_space(cache.path(), u64::MAX, "It").unwrap_err().to_string();
+        assert!(message.starts_with("It needs ") && message.contains(" free."), "{message}");
     }
 }

@@ -13,12 +13,10 @@ pub(crate) const LIBTORCH_LINK: &str = ".libtorch";
 
 /// The repository's root: the folder above `xtask/`.
 pub(crate) fn root() -> Result<PathBuf> {
-    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let folder = manifest.parent().context("xtask's folder has no parent")?;
-    folder
-        .canonicalize()
-        .with_context(|| format!("The checkout {} is gone.", folder.display()))
+    folder.canonicalize().with_context(|| format!("The checkout {} is gone.", folder.display()))
 }
 
 /// A `cargo` command in the root, with the environment that a person at a prompt there would give
@@ -29,14 +27,9 @@ pub(crate) fn cargo(root: &Path) -> Command {
     command.current_dir(root);
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let of_this_package = [
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_BIN_",
-            "CARGO_CRATE_",
-        ]
-        .iter()
-        .any(|prefix| text.starts_with(prefix));
+        let of_this_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix));
         if of_this_package || (text == "LIBTORCH" && is_link(root, Path::new(&value))) {
             command.env_remove(&name);
         }
@@ -49,10 +42,7 @@ pub(crate) fn cargo(root: &Path) -> Command {
 pub(crate) fn is_link(root: &Path, path: &Path) -> bool {
     path == root.join(LIBTORCH_LINK)
         || path.file_name().is_some_and(|name| name == LIBTORCH_LINK)
-            && path
-                .parent()
-                .and_then(|parent| parent.canonicalize().ok())
-                .is_some_and(|parent| parent == root)
+            && path.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == root)
 }
 
 /// Where cargo puts what it builds.

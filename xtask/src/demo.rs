@@ -60,83 +60,53 @@ pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> 
     let started = Instant::now();
 
     progress::heading("3. Fetch the reviews");
-    let reviews = snippets::in_cache(&cache::folder(cache_folder)?)
-        .context("The reviews were not fetched.")?;
+    let reviews = snippets::in_cache(&cache::folder(cache_folder)?).context("The reviews were not fetched.")?;
     show_reviews(&reviews)?;
     let places = prepare(&root, here, options.output.as_deref(), &reviews)?;
 
     progress::heading("4. Read, clean, train, evaluate, pack");
     let mut train = Command::new(&program);
-    train
-        .arg("train")
-        .arg(&places.recipe)
-        .arg("--output")
-        .arg(&places.run);
+    train.arg("train").arg(&places.recipe).arg("--output").arg(&places.run);
     step(&mut train, &places.here, "Training")?;
     let package = places.run.join("package");
     let model = model_name(&package)?;
 
     progress::heading("5. Serve, and ask over gRPC");
     let mut serve = Command::new(&program);
-    serve
-        .arg("serve")
-        .arg(&package)
-        .args(["--address", "127.0.0.1:0", "--json"]);
+    serve.arg("serve").arg(&package).args(["--address", "127.0.0.1:0", "--json"]);
     progress::note(&shown(&serve, &places.here));
     let server = Server::start(serve, &places.log).context("The server did not start.")?;
     progress::done(&format!("The server listens on {}", server.address()));
     let mut ask = Command::new(&program);
-    ask.args(["predict", "--address", server.address(), "--model", &model])
-        .args(SENTENCES);
+    ask.args(["predict", "--address", server.address(), "--model", &model]).args(SENTENCES);
     step(&mut ask, &places.here, "Asking the server")?;
 
     if !options.keep {
-        server
-            .stop()
-            .context("The server did not stop as it should.")?;
+        server.stop().context("The server did not stop as it should.")?;
         progress::done("The server finished what it had and stopped");
         finish(&program, &places, &package, started);
         return Ok(());
     }
     finish(&program, &places, &package, started);
-    progress::note(&format!(
-        "The server stays up on {}; Ctrl-C stops it.",
-        server.address()
-    ));
-    server
-        .wait_for_interrupt()
-        .context("The server did not stop as it should.")
+    progress::note(&format!("The server stays up on {}; Ctrl-C stops it.", server.address()));
+    server.wait_for_interrupt().context("The server did not stop as it should.")
 }
 
 /// Builds the program and returns where cargo put it.
 fn build(root: &Path, here: &Path, release: bool) -> Result<PathBuf> {
     let started = Instant::now();
     let mut cargo = checkout::cargo(root);
-    cargo.args([
-        "build",
-        "--package",
-        "tidemill",
-        "--bin",
-        "tidemill",
-        "--message-format=json-render-diagnostics",
-    ]);
+    cargo.args(["build", "--package", "tidemill", "--bin", "tidemill", "--message-format=json-render-diagnostics"]);
     if release {
         cargo.arg("--release");
     }
-    let output = cargo
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cargo does not run")?;
+    let output = cargo.stderr(Stdio::inherit()).output().context("cargo does not run")?;
     if !output.status.success() {
         bail!("The program was not built: cargo's own words are above.");
     }
     let program = built_program(&String::from_utf8_lossy(&output.stdout))
         .context("cargo built the program, but did not say where it is")?;
-    progress::done(&format!(
-        "Built {} ({})",
-        relative(&program, here),
-        seconds(started.elapsed())
-    ));
+    progress::done(&format!("Built {} ({})", relative(&program, here), seconds(started.elapsed())));
     Ok(program)
 }
 
@@ -151,8 +121,7 @@ fn built_program(messages: &str) -> Option<PathBuf> {
 }
 
 fn show_reviews(path: &Path) -> Result<()> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("{} cannot be read.", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read.", path.display()))?;
     let summary = snippets::summarise(&text, 3)?;
     progress::done(&format!(
         "{} film-review snippets in {}: {} rated below zero, {} above",
@@ -177,27 +146,18 @@ fn prepare(root: &Path, here: PathBuf, output: Option<&Path>, reviews: &Path) ->
     };
     let (recipe, run) = (folder.join(RECIPE), folder.join("run"));
     if run.exists() && !recipe.exists() {
-        bail!(
-            "{} is there and is not an earlier demo's. Choose another folder with --output.",
-            run.display()
-        );
+        bail!("{} is there and is not an earlier demo's. Choose another folder with --output.", run.display());
     }
     cache::remove(&run)?;
     fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made.", folder.display()))?;
     let original = root.join("docs/recipes").join(RECIPE);
-    let text = fs::read_to_string(&original)
-        .with_context(|| format!("{} cannot be read.", original.display()))?;
+    let text = fs::read_to_string(&original).with_context(|| format!("{} cannot be read.", original.display()))?;
     let text = with_training_file(&text, reviews)
         .with_context(|| format!("{} has no `train = …` in [data].", original.display()))?;
     fs::write(&recipe, text).with_context(|| format!("{} cannot be written.", recipe.display()))?;
     progress::done(&format!("The recipe is {}", relative(&recipe, &here)));
     let log = folder.join("server.log");
-    Ok(Places {
-        here,
-        recipe,
-        run,
-        log,
-    })
+    Ok(Places { here, recipe, run, log })
 }
 
 /// The recipe with `path` as the training file; nothing when the recipe has no such key.
@@ -208,20 +168,12 @@ fn with_training_file(recipe: &str, path: &Path) -> Option<String> {
     for line in recipe.lines() {
         let trimmed = line.trim();
         if trimmed.starts_with('[') {
-            section = trimmed
-                .split(']')
-                .next()
-                .unwrap_or_default()
-                .trim_matches(['[', ' '])
-                .to_owned();
+            section = trimmed.split(']').next().unwrap_or_default().trim_matches(['[', ' ']).to_owned();
         }
         let key = trimmed.split_once('=').map(|(key, _)| key.trim());
         if !replaced && section == "data" && key == Some("train") {
             // A JSON string is a TOML basic string.
-            text.push_str(&format!(
-                "train = {}",
-                serde_json::Value::from(path.to_str()?)
-            ));
+            text.push_str(&format!("train = {}", serde_json::Value::from(path.to_str()?)));
             replaced = true;
         } else {
             text.push_str(line);
@@ -234,12 +186,8 @@ fn with_training_file(recipe: &str, path: &Path) -> Option<String> {
 /// The model's name on the wire: `name` at the top of the package's manifest.
 fn model_name(package: &Path) -> Result<String> {
     let path = package.join("tidemill.toml");
-    let text = fs::read_to_string(&path).with_context(|| {
-        format!(
-            "Training wrote no package: {} cannot be read.",
-            path.display()
-        )
-    })?;
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("Training wrote no package: {} cannot be read.", path.display()))?;
     text.lines()
         .take_while(|line| !line.trim_start().starts_with('['))
         .filter_map(|line| line.split_once('='))
@@ -251,9 +199,7 @@ fn model_name(package: &Path) -> Result<String> {
 /// Prints a command, runs it on this terminal, and fails with the step's name when it fails.
 fn step(command: &mut Command, here: &Path, name: &str) -> Result<()> {
     progress::note(&shown(command, here));
-    let status = command
-        .status()
-        .with_context(|| format!("{name}: the program does not run."))?;
+    let status = command.status().with_context(|| format!("{name}: the program does not run."))?;
     if !status.success() {
         bail!("{name} failed ({status}): the program's own words are above.");
     }
@@ -263,62 +209,31 @@ fn step(command: &mut Command, here: &Path, name: &str) -> Result<()> {
 /// A command as one would type it in the folder `here`.
 fn shown(command: &Command, here: &Path) -> String {
     let program = relative(Path::new(command.get_program()), here);
-    let arguments = command
-        .get_args()
-        .map(|word| quoted(&relative(Path::new(word), here)));
-    [program]
-        .into_iter()
-        .chain(arguments)
-        .collect::<Vec<_>>()
-        .join(" ")
+    let arguments = command.get_args().map(|word| quoted(&relative(Path::new(word), here)));
+    [program].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 fn quoted(word: &str) -> String {
-    if word.contains([' ', '\'', '"', '$']) {
-        format!("\"{word}\"")
-    } else {
-        word.to_owned()
-    }
+    if word.contains([' ', '\'', '"', '$']) { format!("\"{word}\"") } else { word.to_owned() }
 }
 
 fn relative(path: &Path, here: &Path) -> String {
-    path.strip_prefix(here)
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
 }
 
 fn finish(program: &Path, places: &Places, package: &Path, started: Instant) {
-    progress::heading(&format!(
-        "Done, in {} after the build. To go on by yourself:",
-        seconds(started.elapsed())
-    ));
+    progress::heading(&format!("Done, in {} after the build. To go on by yourself:", seconds(started.elapsed())));
     let at = |path: &Path| quoted(&relative(path, &places.here));
     let (program, recipe, package) = (at(program), at(&places.recipe), at(package));
     let again = at(&places.run.with_file_name("run-2"));
     let report = at(&places.run.join("report.html"));
     for (what, command) in [
-        (
-            "Classify without a server",
-            format!("{program} predict {package} \"What a film!\""),
-        ),
-        (
-            "Serve it on 127.0.0.1:8080",
-            format!("{program} serve {package}"),
-        ),
-        (
-            "Change the recipe, see what its data become, train again",
-            format!("{program} data {recipe}"),
-        ),
+        ("Classify without a server", format!("{program} predict {package} \"What a film!\"")),
+        ("Serve it on 127.0.0.1:8080", format!("{program} serve {package}")),
+        ("Change the recipe, see what its data become, train again", format!("{program} data {recipe}")),
         ("", format!("{program} train {recipe} --output {again}")),
-        (
-            "The report as a page: curves, confusion, mistakes, diagnosis",
-            report,
-        ),
-        (
-            "A commented recipe for a file of your own",
-            format!("{program} new text-classification"),
-        ),
+        ("The report as a page: curves, confusion, mistakes, diagnosis", report),
+        ("A commented recipe for a file of your own", format!("{program} new text-classification")),
     ] {
         if !what.is_empty() {
             eprintln!("  # {what}");
@@ -334,17 +249,10 @@ mod tests {
 
     #[test]
     fn the_recipe_names_the_fetched_file() {
-        let recipe =
-            "train = 1\n[data]\ntext = 3\ntrain = \"old.tsv\" # here\n[split]\ntrain = 0.8\n";
+        let recipe = "train = 1\n[data]\ntext = 3\ntrain = \"old.tsv\" # here\n[split]\ntrain = 0.8\n";
         let text = with_training_file(recipe, Path::new("/a \"b\"/c.txt")).unwrap();
-        assert_eq!(
-            text,
-            "train = 1\n[data]\ntext = 3\ntrain = \"/a \\\"b\\\"/c.txt\"\n[split]\ntrain = 0.8\n"
-        );
-        assert_eq!(
-            with_training_file("[split]\ntrain = 1\n", Path::new("x")),
-            None
-        );
+        assert_eq!(text, "train = 1\n[data]\ntext = 3\ntrain = \"/a \\\"b\\\"/c.txt\"\n[split]\ntrain = 0.8\n");
+        assert_eq!(with_training_file("[split]\ntrain = 1\n", Path::new("x")), None);
     }
 
     #[test]
@@ -374,12 +282,7 @@ mod tests {
     fn a_run_that_is_not_a_demos_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("run")).unwrap();
-        let refused = prepare(
-            folder.path(),
-            folder.path().to_owned(),
-            Some(folder.path()),
-            Path::new("x"),
-        );
+        let refused = prepare(folder.path(), folder.path().to_owned(), Some(folder.path()), Path::new("x"));
         assert!(refused.is_err_and(|error| error.to_string().contains("not an earlier demo's")));
         assert!(folder.path().join("run").exists());
     }

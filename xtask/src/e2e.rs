@@ -10,11 +10,7 @@ use crate::{checkout, steps};
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Run only the tests whose names contain this; after `--`, options of the test runner.
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "NAME"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "NAME")]
     filter: Vec<String>,
 }
 
@@ -25,12 +21,7 @@ pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> 
     arguments.extend(options.filter.iter().filter(|word| *word != "--").cloned());
     steps::run(vec![
         steps::set_up(cache_folder),
-        steps::cargo(
-            "program",
-            &root,
-            steps::words("build --package tidemill"),
-            &[],
-        ),
+        steps::cargo("program", &root, steps::words("build --package tidemill"), &[]),
         steps::cargo("end-to-end tests", &root, arguments, &[]),
     ])
 }

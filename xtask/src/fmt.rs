@@ -15,15 +15,6 @@ pub(crate) struct Options {
 /// Runs the subcommand.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let root = checkout::root()?;
-    let arguments = if options.check {
-        "fmt --all --check"
-    } else {
-        "fmt --all"
-    };
-    steps::run(vec![steps::cargo(
-        "format",
-        &root,
-        steps::words(arguments),
-        &[],
-    )])
+    let arguments = if options.check { "fmt --all --check" } else { "fmt --all" };
+    steps::run(vec![steps::cargo("format", &root, steps::words(arguments), &[])])
 }

@@ -23,8 +23,7 @@ const FOLDER: &str = "libtorch-2.13.0-linux-x86_64-1";
 /// Bytes of the unpacked folder on a disk with blocks of 4 KiB, a little generous.
 const UNPACKED: u64 = 540_000_000;
 /// What the unsupported can do, as the end of a sentence.
-const INSTEAD: &str =
-    ", or set LIBTORCH to a folder that holds libtorch 2.13.0 (its include/ and lib/)";
+const INSTEAD: &str = ", or set LIBTORCH to a folder that holds libtorch 2.13.0 (its include/ and lib/)";
 
 /// A wheel and the files taken from it.
 struct Wheel {
@@ -39,11 +38,7 @@ const WHEELS: [Wheel; 3] = [
     Wheel {
         download: Download {
             requirement: "nvidia-cuda-runtime==13.0.96",
-            options: &[
-                "--only-binary=:all:",
-                "--platform=manylinux2014_x86_64",
-                "--python-version=3.12",
-            ],
+            options: &["--only-binary=:all:", "--platform=manylinux2014_x86_64", "--python-version=3.12"],
             bytes: 2_243_632,
         },
         files: &[("nvidia/cu13/lib/libcudart.so.13", "lib/libcudart.so.13")],
@@ -51,11 +46,7 @@ const WHEELS: [Wheel; 3] = [
     Wheel {
         download: Download {
             requirement: "nvidia-cuda-cupti==13.0.85",
-            options: &[
-                "--only-binary=:all:",
-                "--platform=manylinux_2_25_x86_64",
-                "--python-version=3.12",
-            ],
+            options: &["--only-binary=:all:", "--platform=manylinux_2_25_x86_64", "--python-version=3.12"],
             bytes: 10_715_597,
         },
         files: &[("nvidia/cu13/lib/libcupti.so.13", "lib/libcupti.so.13")],
@@ -63,11 +54,7 @@ const WHEELS: [Wheel; 3] = [
     Wheel {
         download: Download {
             requirement: "torch==2.13.0",
-            options: &[
-                "--only-binary=:all:",
-                "--platform=manylinux_2_28_x86_64",
-                "--python-version=3.12",
-            ],
+            options: &["--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.12"],
             bytes: 526_605_292,
         },
         files: &[
@@ -83,20 +70,13 @@ const WHEELS: [Wheel; 3] = [
 
 /// Small files of our own. The linker script stands for the wheel's `libtorch.so`, which would pull
 /// in all of CUDA.
-const WRITTEN: [(&str, &str); 2] = [
-    ("build-version", "2.13.0\n"),
-    ("lib/libtorch.so", "INPUT(libtorch_cpu.so)\n"),
-];
+const WRITTEN: [(&str, &str); 2] = [("build-version", "2.13.0\n"), ("lib/libtorch.so", "INPUT(libtorch_cpu.so)\n")];
 /// Links, with their targets.
 const LINKS: [(&str, &str); 1] = [("lib/libgomp.so", "libgomp.so.1")];
 
 /// Whether the wheels' libraries run here; if not, a sentence that says what to do.
 pub(crate) fn require_platform() -> Result<()> {
-    if cfg!(all(
-        target_os = "linux",
-        target_arch = "x86_64",
-        target_env = "gnu"
-    )) {
+    if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         return Ok(());
     }
     bail!(
@@ -119,16 +99,10 @@ pub(crate) fn in_cache(cache: &Path, depth: Depth) -> Result<PathBuf> {
     match manifest::check(&folder, FOLDER, depth) {
         Condition::Whole => return Ok(folder),
         Condition::Absent => {
-            progress::note(&format!(
-                "libtorch {VERSION} is not in {} yet: fetching it.",
-                cache.display()
-            ));
+            progress::note(&format!("libtorch {VERSION} is not in {} yet: fetching it.", cache.display()));
         }
         Condition::Broken(why) => {
-            progress::note(&format!(
-                "The libtorch in {} is damaged ({why}): laying it out again.",
-                folder.display()
-            ));
+            progress::note(&format!("The libtorch in {} is damaged ({why}): laying it out again.", folder.display()));
         }
     }
     lay_out(cache, &folder)?;
@@ -161,34 +135,20 @@ fn lay_out(cache: &Path, folder: &Path) -> Result<()> {
     for (path, target) in LINKS {
         std::os::unix::fs::symlink(target, root.join(path))?;
     }
-    let links = LINKS
-        .iter()
-        .map(|&(path, target)| (path.to_owned(), target.to_owned()))
-        .collect();
-    Manifest {
-        what: FOLDER.to_owned(),
-        files,
-        links,
-    }
-    .write(root)?;
+    let links = LINKS.iter().map(|&(path, target)| (path.to_owned(), target.to_owned())).collect();
+    Manifest { what: FOLDER.to_owned(), files, links }.write(root)?;
     partial.place(folder)
 }
 
 /// Unpacks the wanted files of one wheel below `root`, and adds them to `files` with their digests.
-fn unpack(
-    wheel: &Path,
-    wanted: &[(&str, &str)],
-    root: &Path,
-    files: &mut Vec<Entry>,
-) -> Result<()> {
+fn unpack(wheel: &Path, wanted: &[(&str, &str)], root: &Path, files: &mut Vec<Entry>) -> Result<()> {
     let mut archive = ZipArchive::new(File::open(wheel)?)?;
     let mut chosen = Vec::new();
     let mut found = vec![false; wanted.len()];
     let mut total = 0_u64;
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index)?;
-        if let (Some((which, place)), false) = (destination(&entry.name()?, wanted), entry.is_dir())
-        {
+        if let (Some((which, place)), false) = (destination(&entry.name()?, wanted), entry.is_dir()) {
             total = total.saturating_add(entry.size());
             chosen.push((index, place));
             if let Some(seen) = found.get_mut(which) {
@@ -200,12 +160,7 @@ fn unpack(
         bail!("the wheel holds no {}", missing.0);
     }
     let name = wheel.file_name().unwrap_or_default().to_string_lossy();
-    let what = name
-        .split('-')
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ")
-        .replace('_', "-");
+    let what = name.split('-').take(2).collect::<Vec<_>>().join(" ").replace('_', "-");
     let mut progress = Progress::begin(("Unpacking", "Unpacked"), &what, total);
     for (index, place) in chosen {
         let path = root.join(manifest::below(&place)?);
@@ -224,8 +179,7 @@ fn unpack(
 fn destination(name: &str, wanted: &[(&str, &str)]) -> Option<(usize, String)> {
     wanted.iter().enumerate().find_map(|(which, &(from, to))| {
         if from.ends_with('/') {
-            name.strip_prefix(from)
-                .map(|rest| (which, format!("{to}{rest}")))
+            name.strip_prefix(from).map(|rest| (which, format!("{to}{rest}")))
         } else {
             (name == from).then(|| (which, to.to_owned()))
         }
@@ -291,42 +245,26 @@ mod tests {
         let path = folder.join("thing-1.0-none.whl");
         let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
         for name in names {
-            archive
-                .start_file(*name, zip::write::SimpleFileOptions::default())
-                .unwrap();
+            archive.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
             archive.write_all(name.as_bytes()).unwrap();
         }
         archive.finish().unwrap();
         path
     }
 
-    const WANTED: &[(&str, &str)] = &[
-        ("torch/include/", "include/"),
-        ("torch/lib/a.so", "lib/a.so"),
-    ];
+    const WANTED: &[(&str, &str)] = &[("torch/include/", "include/"), ("torch/lib/a.so", "lib/a.so")];
 
     #[test]
     fn the_wanted_files_alone_are_unpacked_with_their_digests() {
         let folder = tempfile::tempdir().unwrap();
-        let path = wheel(
-            folder.path(),
-            &[
-                "torch/include/x/y.h",
-                "torch/lib/a.so",
-                "torch/lib/b.so",
-                "other",
-            ],
-        );
+        let path = wheel(folder.path(), &["torch/include/x/y.h", "torch/lib/a.so", "torch/lib/b.so", "other"]);
         let root = folder.path().join("root");
         let mut files = Vec::new();
         unpack(&path, WANTED, &root, &mut files).unwrap();
         let names: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(names, ["include/x/y.h", "lib/a.so"]);
         for file in &files {
-            assert_eq!(
-                manifest::digest(&root.join(&file.path)).unwrap(),
-                file.sha256
-            );
+            assert_eq!(manifest::digest(&root.join(&file.path)).unwrap(), file.sha256);
         }
         assert!(!root.join("lib/b.so").exists());
     }
@@ -338,10 +276,7 @@ mod tests {
         let path = wheel(folder.path(), &["torch/include/x.h"]);
         let error = unpack(&path, WANTED, &root, &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "the wheel holds no torch/lib/a.so");
-        let path = wheel(
-            folder.path(),
-            &["torch/include/../../up.h", "torch/lib/a.so"],
-        );
+        let path = wheel(folder.path(), &["torch/include/../../up.h", "torch/lib/a.so"]);
         assert!(unpack(&path, WANTED, &root, &mut Vec::new()).is_err());
         assert!(!folder.path().join("up.h").exists());
     }
@@ -355,11 +290,6 @@ mod tests {
         assert!(!link(root.path(), root.path()).unwrap());
         fs::remove_file(&link_path).unwrap();
         fs::create_dir(&link_path).unwrap();
-        assert!(
-            link(root.path(), root.path())
-                .unwrap_err()
-                .to_string()
-                .contains("is not a link")
-        );
+        assert!(link(root.path(), root.path()).unwrap_err().to_string().contains("is not a link"));
     }
 }

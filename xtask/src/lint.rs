@@ -9,20 +9,10 @@ use crate::{checkout, progress};
 /// Runs the subcommand.
 pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
     let root = checkout::root()?;
-    let mut list = vec![
-        format(&root),
-        steps::set_up(cache_folder),
-        clippy(&root),
-        documentation(&root),
-    ];
+    let mut list = vec![format(&root), steps::set_up(cache_folder), clippy(&root), documentation(&root)];
     let deny = steps::has_cargo_command(&root, "deny");
     if deny {
-        list.push(steps::cargo(
-            "licences and advisories",
-            &root,
-            steps::words("deny check"),
-            &[],
-        ));
+        list.push(steps::cargo("licences and advisories", &root, steps::words("deny check"), &[]));
     }
     steps::run(list)?;
     if !deny {
@@ -41,20 +31,10 @@ pub(crate) fn format(root: &Path) -> Step<'_> {
 
 /// Clippy on every target, a warning being an error.
 pub(crate) fn clippy(root: &Path) -> Step<'_> {
-    steps::cargo(
-        "clippy",
-        root,
-        steps::words("clippy --workspace --all-targets -- -D warnings"),
-        &[],
-    )
+    steps::cargo("clippy", root, steps::words("clippy --workspace --all-targets -- -D warnings"), &[])
 }
 
 /// The documentation of every crate, a warning being an error.
 pub(crate) fn documentation(root: &Path) -> Step<'_> {
-    steps::cargo(
-        "documentation",
-        root,
-        steps::words("doc --workspace --no-deps"),
-        &[("RUSTDOCFLAGS", "-D warnings")],
-    )
+    steps::cargo("documentation", root, steps::words("doc --workspace --no-deps"), &[("RUSTDOCFLAGS", "-D warnings")])
 }

@@ -94,8 +94,7 @@ fn check_all(folder: &Path, what: &str, depth: Depth) -> Result<()> {
         touched |= check_file(folder, entry, depth)?;
     }
     for (path, target) in &manifest.links {
-        let found = fs::read_link(folder.join(below(path)?))
-            .with_context(|| format!("{path} is missing"))?;
+        let found = fs::read_link(folder.join(below(path)?)).with_context(|| format!("{path} is missing"))?;
         if found != Path::new(target) {
             bail!("{path} points to {}, not to {target}", found.display());
         }
@@ -111,18 +110,12 @@ fn check_all(folder: &Path, what: &str, depth: Depth) -> Result<()> {
 /// Checks one file; true when its time had changed and its contents had not.
 fn check_file(folder: &Path, entry: &mut Entry, depth: Depth) -> Result<bool> {
     let path = folder.join(below(&entry.path)?);
-    let metadata =
-        fs::symlink_metadata(&path).with_context(|| format!("{} is missing", entry.path))?;
+    let metadata = fs::symlink_metadata(&path).with_context(|| format!("{} is missing", entry.path))?;
     if !metadata.is_file() {
         bail!("{} is not a file", entry.path);
     }
     if metadata.len() != entry.bytes {
-        bail!(
-            "{} has {} bytes, it had {}",
-            entry.path,
-            metadata.len(),
-            entry.bytes
-        );
+        bail!("{} has {} bytes, it had {}", entry.path, metadata.len(), entry.bytes);
     }
     let modified = modified(&metadata);
     let touched = modified != entry.modified;
@@ -138,9 +131,7 @@ fn check_file(folder: &Path, entry: &mut Entry, depth: Depth) -> Result<bool> {
 /// A path of a manifest or an archive as a relative path that stays below its folder.
 pub(crate) fn below(path: &str) -> Result<PathBuf> {
     let candidate = Path::new(path);
-    let plain = candidate
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
+    let plain = candidate.components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || path.contains(['\\', '\0']) || !plain {
         bail!("the path {path:?} leaves its folder");
     }
@@ -159,14 +150,11 @@ pub(crate) fn modified(metadata: &fs::Metadata) -> u64 {
 
 /// SHA-256 of a file in hexadecimal.
 pub(crate) fn digest(path: &Path) -> Result<String> {
-    let mut file =
-        File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let mut file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let count = file
-            .read(&mut buffer)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let count = file.read(&mut buffer).with_context(|| format!("{} cannot be read", path.display()))?;
         let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else {
             break;
         };
@@ -200,13 +188,7 @@ mod tests {
             sha256: digest(&path).unwrap(),
         };
         let links = vec![("lib/b.so".into(), "a.so".into())];
-        Manifest {
-            what: "x 1".into(),
-            files: vec![entry],
-            links,
-        }
-        .write(folder.path())
-        .unwrap();
+        Manifest { what: "x 1".into(), files: vec![entry], links }.write(folder.path()).unwrap();
         folder
     }
 
@@ -218,12 +200,7 @@ mod tests {
     }
 
     fn set_time(path: &Path, time: SystemTime) {
-        File::options()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
+        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
     }
 
     #[test]
@@ -231,10 +208,7 @@ mod tests {
         let folder = laid_out();
         assert_eq!(check(folder.path(), "x 1", Depth::Quick), Condition::Whole);
         assert_eq!(check(folder.path(), "x 1", Depth::Full), Condition::Whole);
-        assert_eq!(
-            check(&folder.path().join("none"), "x 1", Depth::Quick),
-            Condition::Absent
-        );
+        assert_eq!(check(&folder.path().join("none"), "x 1", Depth::Quick), Condition::Absent);
     }
 
     #[test]
@@ -242,29 +216,18 @@ mod tests {
         let folder = laid_out();
         let library = folder.path().join("lib/a.so");
         fs::write(&library, "lib").unwrap();
-        assert_eq!(
-            broken(folder.path(), Depth::Quick),
-            "lib/a.so has 3 bytes, it had 7"
-        );
+        assert_eq!(broken(folder.path(), Depth::Quick), "lib/a.so has 3 bytes, it had 7");
         fs::write(&library, "LIBRARY").unwrap();
-        assert_eq!(
-            broken(folder.path(), Depth::Quick),
-            "the contents of lib/a.so have changed"
-        );
+        assert_eq!(broken(folder.path(), Depth::Quick), "the contents of lib/a.so have changed");
         fs::remove_file(&library).unwrap();
         assert!(broken(folder.path(), Depth::Quick).starts_with("lib/a.so is missing"));
         fs::write(folder.path().join(FILE), "{\"wh").unwrap();
-        assert!(
-            broken(folder.path(), Depth::Quick).starts_with("manifest.json cannot be understood")
-        );
+        assert!(broken(folder.path(), Depth::Quick).starts_with("manifest.json cannot be understood"));
 
         let folder = laid_out();
         fs::remove_file(folder.path().join("lib/b.so")).unwrap();
         assert!(broken(folder.path(), Depth::Quick).starts_with("lib/b.so is missing"));
-        assert!(matches!(
-            check(folder.path(), "x 2", Depth::Quick),
-            Condition::Broken(_)
-        ));
+        assert!(matches!(check(folder.path(), "x 2", Depth::Quick), Condition::Broken(_)));
     }
 
     #[test]
@@ -275,10 +238,7 @@ mod tests {
         fs::write(&library, "LIBRARY").unwrap();
         set_time(&library, time);
         assert_eq!(check(folder.path(), "x 1", Depth::Quick), Condition::Whole);
-        assert_eq!(
-            broken(folder.path(), Depth::Full),
-            "the contents of lib/a.so have changed"
-        );
+        assert_eq!(broken(folder.path(), Depth::Full), "the contents of lib/a.so have changed");
     }
 
     #[test]

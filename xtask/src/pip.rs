@@ -37,9 +37,7 @@ impl Pip {
     /// else one can do.
     pub(crate) fn find(instead: &str) -> Result<Pip> {
         let python = python(instead)?;
-        let output = Command::new(&python)
-            .args(["-m", "pip", "--version"])
-            .output()?;
+        let output = Command::new(&python).args(["-m", "pip", "--version"]).output()?;
         if !output.status.success() {
             bail!(
                 "{} has no pip. Install it (Debian, Ubuntu: sudo apt-get install \
@@ -56,26 +54,11 @@ impl Pip {
         let arrived = folder.join("arrived");
         for place in [&scratch, &arrived] {
             cache::remove(place)?;
-            fs::create_dir_all(place)
-                .with_context(|| format!("{} cannot be made.", place.display()))?;
+            fs::create_dir_all(place).with_context(|| format!("{} cannot be made.", place.display()))?;
         }
         let mut child = Command::new(&self.python)
-            .args([
-                "-m",
-                "pip",
-                "download",
-                "--no-deps",
-                "--no-input",
-                "--no-cache-dir",
-            ])
-            .args([
-                "--disable-pip-version-check",
-                "--progress-bar",
-                "off",
-                "--retries",
-                "2",
-                "--dest",
-            ])
+            .args(["-m", "pip", "download", "--no-deps", "--no-input", "--no-cache-dir"])
+            .args(["--disable-pip-version-check", "--progress-bar", "off", "--retries", "2", "--dest"])
             .arg(&arrived)
             .args(file.options)
             .arg(file.requirement)
@@ -88,11 +71,8 @@ impl Pip {
             .stderr(Stdio::piped())
             .spawn()?;
         let said = [listen(child.stdout.take()), listen(child.stderr.take())];
-        let mut progress = Progress::begin(
-            ("Downloading", "Downloaded"),
-            &file.requirement.replace("==", " "),
-            file.bytes,
-        );
+        let mut progress =
+            Progress::begin(("Downloading", "Downloaded"), &file.requirement.replace("==", " "), file.bytes);
         let status = loop {
             if let Some(status) = child.try_wait()? {
                 break status;
@@ -100,10 +80,7 @@ impl Pip {
             progress.set(size(&scratch).max(size(&arrived)));
             std::thread::sleep(POLL);
         };
-        let said: String = said
-            .into_iter()
-            .filter_map(|thread| thread.join().ok())
-            .collect();
+        let said: String = said.into_iter().filter_map(|thread| thread.join().ok()).collect();
         if !status.success() {
             drop(progress);
             bail!(explain(file.requirement, &said, folder));
@@ -112,9 +89,7 @@ impl Pip {
         progress.done();
         cache::remove(&scratch)?;
         let first = fs::read_dir(&arrived)?.next();
-        Ok(first
-            .context("pip said that it had downloaded the file, but there is none")??
-            .path())
+        Ok(first.context("pip said that it had downloaded the file, but there is none")??.path())
     }
 }
 
@@ -185,17 +160,12 @@ pub(crate) fn explain(requirement: &str, said: &str, folder: &Path) -> String {
          HTTPS_PROXY, when they are needed), then run the same command again"
             .to_owned()
     } else if any(&["No matching distribution", "Could not find a version"]) {
-        "the package index does not have it. Check which index pip uses: python3 -m pip config list"
-            .to_owned()
+        "the package index does not have it. Check which index pip uses: python3 -m pip config list".to_owned()
     } else {
         "pip failed".to_owned()
     };
     let mut text = format!("{requirement} was not downloaded: {cause}.");
-    let lines: Vec<&str> = said
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     for line in lines.iter().skip(lines.len().saturating_sub(3)) {
         text.push_str("\n    pip: ");
         text.extend(line.chars().take(160));

@@ -29,22 +29,13 @@ impl Progress {
                  {decimal_bytes_per_sec:>12} {eta:>4}",
             )
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total)
-                .with_style(style)
-                .with_message(label.clone())
+            ProgressBar::new(total).with_style(style).with_message(label.clone())
         });
         if bar.is_none() {
             eprintln!("  {label} ({})", bytes(total));
         }
         let now = Instant::now();
-        Progress {
-            ended: format!("{} {what}", verbs.1),
-            total,
-            position: 0,
-            bar,
-            started: now,
-            spoken: now,
-        }
+        Progress { ended: format!("{} {what}", verbs.1), total, position: 0, bar, started: now, spoken: now }
     }
 
     /// The number of bytes done so far.
@@ -57,11 +48,7 @@ impl Progress {
             }
             None if self.spoken.elapsed() >= PLAIN_EVERY => {
                 self.spoken = Instant::now();
-                eprintln!(
-                    "    {} of {}",
-                    bytes(position),
-                    bytes(self.total.max(position))
-                );
+                eprintln!("    {} of {}", bytes(position), bytes(self.total.max(position)));
             }
             None => {}
         }
@@ -77,12 +64,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        done(&format!(
-            "{} ({}, {})",
-            self.ended,
-            bytes(self.position),
-            seconds(self.started.elapsed())
-        ));
+        done(&format!("{} ({}, {})", self.ended, bytes(self.position), seconds(self.started.elapsed())));
     }
 }
 
@@ -120,11 +102,7 @@ pub(crate) fn error(error: &anyhow::Error) {
 /// `text` in an ANSI style where standard error is a terminal that wants colour.
 fn paint(text: &str, style: &str) -> String {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if wanted && std::io::stderr().is_terminal() {
-        format!("\x1b[{style}m{text}\x1b[0m")
-    } else {
-        text.to_owned()
-    }
+    if wanted && std::io::stderr().is_terminal() { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// A duration as people say it: `0.4 s`, `12.3 s`, `3 min 07 s`.
@@ -143,11 +121,7 @@ pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "kB", "MB"] {
         if value < 999.95 {
-            return if unit == "B" {
-                format!("{count} B")
-            } else {
-                format!("{value:.1} {unit}")
-            };
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
         }
         value /= 1000.0;
     }

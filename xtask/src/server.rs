@@ -36,8 +36,7 @@ impl Server {
             // died of.
             signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
         }
-        let file =
-            File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
+        let file = File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
         let mut child = command
             // A group of its own: Ctrl-C reaches this process alone, which then tells the server
             // once.
@@ -48,12 +47,7 @@ impl Server {
             .spawn()
             .context("the program does not run")?;
         let output = child.stdout.take();
-        let mut server = Server {
-            child,
-            address: String::new(),
-            log: log.to_owned(),
-            interrupted,
-        };
+        let mut server = Server { child, address: String::new(), log: log.to_owned(), interrupted };
         server.address = server.announced(output.context("the program has no standard output")?)?;
         Ok(server)
     }
@@ -65,8 +59,7 @@ impl Server {
 
     /// Asks it to finish by SIGTERM; an error when it does not, or when its exit code is not 0.
     pub(crate) fn stop(mut self) -> Result<()> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM)
-            .context("it cannot be sent SIGTERM")?;
+        kill_process(Pid::from_child(&self.child), Signal::TERM).context("it cannot be sent SIGTERM")?;
         self.ended()
     }
 
@@ -107,11 +100,7 @@ impl Server {
                 bail!("interrupted");
             }
             if Instant::now() > deadline {
-                bail!(
-                    "it announced no address within {} s{}",
-                    START.as_secs(),
-                    self.last_words()
-                );
+                bail!("it announced no address within {} s{}", START.as_secs(), self.last_words());
             }
         }
     }
@@ -124,11 +113,7 @@ impl Server {
             }
             std::thread::sleep(POLL);
         }
-        bail!(
-            "it had not ended {} s after SIGTERM{}",
-            STOP.as_secs(),
-            self.last_words()
-        );
+        bail!("it had not ended {} s after SIGTERM{}", STOP.as_secs(), self.last_words());
     }
 
     fn judge(&self, status: ExitStatus) -> Result<()> {
@@ -189,24 +174,10 @@ mod tests {
     fn an_end_with_another_code_is_an_error_with_the_last_words() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        let script = format!(
-            "trap 'echo lost it >&2; exit 3' TERM; {ANNOUNCE}; while true; do sleep 0.05; done"
-        );
-        let error = Server::start(shell(&script), &log)
-            .unwrap()
-            .stop()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("exit status: 3") && error.contains("lost it"),
-            "{error}"
-        );
-        let error = Server::start(shell("echo port in use >&2; exit 2"), &log)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("ended at once") && error.contains("port in use"),
-            "{error}"
-        );
+        let script = format!("trap 'echo lost it >&2; exit 3' TERM; {ANNOUNCE}; while true; do sleep 0.05; done");
+        let error = Server::start(shell(&script), &log).unwrap().stop().unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("lost it"), "{error}");
+        let error = Server::start(shell("echo port in use >&2; exit 2"), &log).unwrap_err().to_string();
+        assert!(error.contains("ended at once") && error.contains("port in use"), "{error}");
     }
 }

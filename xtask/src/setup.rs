@@ -32,25 +32,13 @@ pub(crate) enum Libtorch {
 
 /// Runs the subcommand.
 pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> {
-    let depth = if options.verify {
-        Depth::Full
-    } else {
-        Depth::Quick
-    };
+    let depth = if options.verify { Depth::Full } else { Depth::Quick };
     let what = match ensure(cache_folder, depth)? {
-        Libtorch::Cached(folder) => format!(
-            "libtorch {} is ready in {}",
-            libtorch::VERSION,
-            folder.display()
-        ),
+        Libtorch::Cached(folder) => format!("libtorch {} is ready in {}", libtorch::VERSION, folder.display()),
         Libtorch::Folder(folder) => format!("LIBTORCH is set: the build uses {}", folder.display()),
-        Libtorch::Python => {
-            "LIBTORCH_USE_PYTORCH is set: the build uses Python's own torch".to_owned()
-        }
+        Libtorch::Python => "LIBTORCH_USE_PYTORCH is set: the build uses Python's own torch".to_owned(),
     };
-    progress::done(&format!(
-        "{what}. Next: cargo xtask demo, or cargo build, cargo test."
-    ));
+    progress::done(&format!("{what}. Next: cargo xtask demo, or cargo build, cargo test."));
     Ok(())
 }
 
@@ -72,20 +60,14 @@ pub(crate) fn ensure(cache_folder: Option<&Path>, depth: Depth) -> Result<Libtor
     libtorch::require_platform()?;
     let folder = libtorch::in_cache(&cache::folder(cache_folder)?, depth)?;
     if libtorch::link(&root, &folder)? {
-        progress::done(&format!(
-            "Linked {} to {}",
-            checkout::LIBTORCH_LINK,
-            folder.display()
-        ));
+        progress::done(&format!("Linked {} to {}", checkout::LIBTORCH_LINK, folder.display()));
     }
     Ok(Libtorch::Cached(folder))
 }
 
 /// The C++ compiler that `cc` will call: `$CXX`, else `c++`.
 fn require_compiler() -> Result<()> {
-    let chosen = std::env::var("CXX")
-        .ok()
-        .filter(|name| !name.trim().is_empty());
+    let chosen = std::env::var("CXX").ok().filter(|name| !name.trim().is_empty());
     let compiler = chosen.as_deref().unwrap_or("c++");
     // CXX may hold a wrapper before the compiler, as in `ccache g++`.
     let mut words = compiler.split_whitespace();
@@ -120,10 +102,7 @@ fn require_libtorch(folder: &Path) -> Result<()> {
         );
     }
     let library = ["libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"];
-    if !library
-        .iter()
-        .any(|name| folder.join("lib").join(name).exists())
-    {
+    if !library.iter().any(|name| folder.join("lib").join(name).exists()) {
         bail!(
             "LIBTORCH is {shown}, which holds no lib/libtorch_cpu.so. Name the folder that has \
              include/ and lib/, or unset LIBTORCH and let set-up fetch it."

@@ -97,27 +97,12 @@ fn member(archive: impl Read, name: &str) -> Result<Vec<u8>> {
 
 /// Counts what is in the file and keeps the first `show` rows.
 pub(crate) fn summarise(text: &str, show: usize) -> Result<Summary> {
-    let mut summary = Summary {
-        rows: 0,
-        negative: 0,
-        positive: 0,
-        first: Vec::new(),
-    };
-    for (index, line) in text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-    {
+    let mut summary = Summary { rows: 0, negative: 0, positive: 0, first: Vec::new() };
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let mut fields = line.splitn(3, '\t');
         let (_, rating, text) = (fields.next(), fields.next(), fields.next());
-        let (Some(rating), Some(text)) = (
-            rating.and_then(|word| word.trim().parse::<f64>().ok()),
-            text,
-        ) else {
-            bail!(
-                "line {} of {FILE} is not a number, a rating and a text with tabs between them",
-                index + 1
-            );
+        let (Some(rating), Some(text)) = (rating.and_then(|word| word.trim().parse::<f64>().ok()), text) else {
+            bail!("line {} of {FILE} is not a number, a rating and a text with tabs between them", index + 1);
         };
         summary.rows += 1;
         summary.negative += usize::from(rating < 0.0);
@@ -167,15 +152,10 @@ mod tests {
         let rooted = format!("/{INNER}");
         let archive_of = |name: &str, kind| archive(&[(name, kind, b"")]);
         for name in [up.as_str(), rooted.as_str()] {
-            let error =
-                member(archive_of(name, tar::EntryType::Regular).as_slice(), INNER).unwrap_err();
+            let error = member(archive_of(name, tar::EntryType::Regular).as_slice(), INNER).unwrap_err();
             assert!(error.to_string().contains("holds no"), "{error}");
         }
-        for kind in [
-            tar::EntryType::Symlink,
-            tar::EntryType::Link,
-            tar::EntryType::Directory,
-        ] {
+        for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Directory] {
             let error = member(archive_of(INNER, kind).as_slice(), INNER).unwrap_err();
             assert!(error.to_string().contains("not a plain file"), "{error}");
         }
@@ -185,16 +165,8 @@ mod tests {
     #[test]
     fn rows_are_counted_and_a_bad_one_is_named() {
         let summary = summarise("1\t2.5\tGood\r\n2\t-0.1\tBad\r\n3\t0\tSo\r\n", 1).unwrap();
-        assert_eq!(
-            (summary.rows, summary.negative, summary.positive),
-            (3, 1, 1)
-        );
+        assert_eq!((summary.rows, summary.negative, summary.positive), (3, 1, 1));
         assert_eq!(summary.first, [(2.5, "Good".to_owned())]);
-        assert!(
-            summarise("1\t2.5\tGood\n2\tx\tBad\n", 1)
-                .unwrap_err()
-                .to_string()
-                .starts_with("line 2")
-        );
+        assert!(summarise("1\t2.5\tGood\n2\tx\tBad\n", 1).unwrap_err().to_string().starts_with("line 2"));
     }
 }

@@ -28,10 +28,7 @@ enum Outcome {
 
 /// The set-up as a step.
 pub(crate) fn set_up(cache_folder: Option<&Path>) -> Step<'_> {
-    Step {
-        name: "set-up",
-        action: Box::new(move || setup::ensure(cache_folder, Depth::Quick).map(drop)),
-    }
+    Step { name: "set-up", action: Box::new(move || setup::ensure(cache_folder, Depth::Quick).map(drop)) }
 }
 
 /// A cargo command as a step; `variables` are set for it alone.
@@ -60,10 +57,7 @@ pub(crate) fn cargo<'a>(
         }
         Ok(())
     };
-    Step {
-        name,
-        action: Box::new(action),
-    }
+    Step { name, action: Box::new(action) }
 }
 
 /// Words of a command line.
@@ -74,10 +68,7 @@ pub(crate) fn words(line: &str) -> Vec<String> {
 /// Whether `cargo NAME` is there.
 pub(crate) fn has_cargo_command(root: &Path, name: &str) -> bool {
     let mut command: Command = checkout::cargo(root);
-    command
-        .args([name, "--version"])
-        .output()
-        .is_ok_and(|output| output.status.success())
+    command.args([name, "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
 /// Runs the steps in turn and prints the summary; an error when one failed.
@@ -112,17 +103,9 @@ pub(crate) fn run(steps: Vec<Step<'_>>) -> Result<()> {
 }
 
 fn summary(outcomes: &[(&str, Outcome)], total: Duration) -> String {
-    let width = outcomes
-        .iter()
-        .map(|(name, _)| name.chars().count())
-        .max()
-        .unwrap_or(0)
-        .max(5);
+    let width = outcomes.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(5);
     let line = |name: &str, time: &str, word: &str| {
-        format!("  {name:<width$}  {time:>12}  {word}")
-            .trim_end()
-            .to_owned()
-            + "\n"
+        format!("  {name:<width$}  {time:>12}  {word}").trim_end().to_owned() + "\n"
     };
     let mut text: String = outcomes
         .iter()
@@ -155,11 +138,7 @@ mod tests {
                 result
             }),
         };
-        let steps = vec![
-            step("one", Ok(())),
-            step("two", Err(anyhow!("no"))),
-            step("three", Ok(())),
-        ];
+        let steps = vec![step("one", Ok(())), step("two", Err(anyhow!("no"))), step("three", Ok(()))];
         assert_eq!(run(steps).unwrap_err().to_string(), "no");
         assert_eq!(ran.get(), 2);
     }
@@ -177,11 +156,7 @@ mod tests {
                           tests                        not run\n  \
                           total          3 min 21 s\n";
         let text = summary(&outcomes, second * 201);
-        let squeezed = |text: &str| {
-            text.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
+        let squeezed = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(squeezed(&text), squeezed(expected));
         let columns: Vec<_> = text.lines().filter_map(|line| line.find(" s")).collect();
         assert!(columns.windows(2).all(|pair| pair[0] == pair[1]), "{text}");

@@ -13,18 +13,8 @@ pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
         lint::format(&root),
         steps::set_up(cache_folder),
         lint::clippy(&root),
-        steps::cargo(
-            "program",
-            &root,
-            steps::words("build --package tidemill"),
-            &[],
-        ),
-        steps::cargo(
-            "tests",
-            &root,
-            steps::words("test --workspace --no-fail-fast"),
-            &[],
-        ),
+        steps::cargo("program", &root, steps::words("build --package tidemill"), &[]),
+        steps::cargo("tests", &root, steps::words("test --workspace --no-fail-fast"), &[]),
         lint::documentation(&root),
     ])
 }

@@ -48,7 +48,6 @@ pub(crate) fn bold(text: &str) -> String {
     paint(text, |t| t.bold().to_string())
 }
 
-
 fn paint(text: &str, style: impl Fn(&str) -> String) -> String {
     if COLOUR.load(Ordering::Relaxed) { style(text) } else { text.to_owned() }
 }

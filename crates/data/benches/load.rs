@@ -15,8 +15,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tidemill_data::{
-    Case, CleanConfig, Column, DataConfig, Encoder, Preprocessing, Reader, TextCleaning,
-    TokenizerConfig, TokenizerKind,
+    Case, CleanConfig, Column, DataConfig, Encoder, Preprocessing, Reader, TextCleaning, TokenizerConfig, TokenizerKind,
 };
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
@@ -38,19 +37,13 @@ fn main() -> AnyResult<()> {
     let python = std::env::var("TIDEMILL_BENCH_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let folder = tempfile::tempdir()?;
     write_csv(&folder.path().join("rows.csv"), rows)?;
-    for (name, kind) in [
-        ("wordpiece", TokenizerKind::Wordpiece),
-        ("words", TokenizerKind::Words),
-    ] {
+    for (name, kind) in [("wordpiece", TokenizerKind::Wordpiece), ("words", TokenizerKind::Words)] {
         train(folder.path(), name, kind)?;
     }
     let cores = allowed_cores();
     for threads in [1, 2] {
         if cores.len() < threads {
-            eprintln!(
-                "skipped: {threads} cores, and this process may use {}",
-                cores.len()
-            );
+            eprintln!("skipped: {threads} cores, and this process may use {}", cores.len());
             continue;
         }
         for name in ["wordpiece", "words"] {
@@ -68,19 +61,9 @@ fn compare(folder: &Path, name: &str, cores: &[usize], python: &str) -> AnyResul
     let tokenizer = folder.join(format!("{name}.peer.json"));
     let path = |path: &Path| path.display().to_string();
     let threads = cores.len();
-    let ours = [
-        path(&program),
-        "--child".to_owned(),
-        path(folder),
-        name.to_owned(),
-    ];
-    let theirs = [
-        python.to_owned(),
-        path(&peer),
-        path(&folder.join("rows.csv")),
-        path(&tokenizer),
-        threads.to_string(),
-    ];
+    let ours = [path(&program), "--child".to_owned(), path(folder), name.to_owned()];
+    let theirs =
+        [python.to_owned(), path(&peer), path(&folder.join("rows.csv")), path(&tokenizer), threads.to_string()];
     let mut best = [0.0_f64; 2];
     let mut tokens = [0.0_f64; 2];
     for _ in 0..RUNS {
@@ -95,11 +78,7 @@ fn compare(folder: &Path, name: &str, cores: &[usize], python: &str) -> AnyResul
     // do the word rules of the two word vocabularies.
     let share = tokens[1] / tokens[0];
     if !(0.9..1.1).contains(&share) {
-        return Err(format!(
-            "{name}: {} tokens here, {} there: not the same work",
-            tokens[1], tokens[0]
-        )
-        .into());
+        return Err(format!("{name}: {} tokens here, {} there: not the same work", tokens[1], tokens[0]).into());
     }
     let ratio = best[1] / best[0];
     Ok(json!({
@@ -118,10 +97,7 @@ fn run(command: &[String], cores: &[usize]) -> AnyResult<Value> {
         .args(command)
         .env("RAYON_NUM_THREADS", &threads)
         .env("POLARS_MAX_THREADS", &threads)
-        .env(
-            "TOKENIZERS_PARALLELISM",
-            if cores.len() > 1 { "true" } else { "false" },
-        )
+        .env("TOKENIZERS_PARALLELISM", if cores.len() > 1 { "true" } else { "false" })
         .output()
         .map_err(|e| format!("taskset (util-linux) holds both sides to the same cores: {e}"))?;
     if !output.status.success() {
@@ -134,9 +110,7 @@ fn run(command: &[String], cores: &[usize]) -> AnyResult<Value> {
 /// The cores that this process may run on.
 fn allowed_cores() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         first.trim().parse().unwrap_or(0)..=last.trim().parse().unwrap_or(0)
@@ -146,13 +120,9 @@ fn allowed_cores() -> Vec<usize> {
 
 /// One timed run of ours: read, clean, encode; one thread reads ahead.
 fn child(folder: &Path, name: &str) -> AnyResult<()> {
-    let preprocessing: Preprocessing = serde_json::from_slice(&std::fs::read(
-        folder.join(format!("{name}.preprocessing.json")),
-    )?)?;
-    let encoder = Encoder::load(
-        &preprocessing,
-        &std::fs::read(folder.join(format!("{name}.json")))?,
-    )?;
+    let preprocessing: Preprocessing =
+        serde_json::from_slice(&std::fs::read(folder.join(format!("{name}.preprocessing.json")))?)?;
+    let encoder = Encoder::load(&preprocessing, &std::fs::read(folder.join(format!("{name}.json")))?)?;
     let start = Instant::now();
     let (sender, receiver) = std::sync::mpsc::sync_channel(4);
     let path = folder.join("rows.csv");
@@ -167,53 +137,31 @@ fn child(folder: &Path, name: &str) -> AnyResult<()> {
     let (mut rows, mut tokens) = (0, 0);
     for batch in receiver {
         let texts = batch.column_by_name("text").ok_or("no column text")?;
-        let texts = texts
-            .as_any()
-            .downcast_ref::<arrow_array::StringArray>()
-            .ok_or("no strings")?;
+        let texts = texts.as_any().downcast_ref::<arrow_array::StringArray>().ok_or("no strings")?;
         let texts: Vec<&str> = texts.iter().map(Option::unwrap_or_default).collect();
         let encoded = encoder.encode_many(&texts);
         rows += encoded.len();
         tokens += encoded.ids();
     }
-    reading
-        .join()
-        .map_err(|_| "the reading thread panicked")??;
-    println!(
-        "{}",
-        json!({ "rows": rows, "tokens": tokens, "seconds": start.elapsed().as_secs_f64() })
-    );
+    reading.join().map_err(|_| "the reading thread panicked")??;
+    println!("{}", json!({ "rows": rows, "tokens": tokens, "seconds": start.elapsed().as_secs_f64() }));
     Ok(())
 }
 
 fn data_config(path: std::path::PathBuf) -> DataConfig {
-    DataConfig {
-        text: Column::from("text"),
-        ..DataConfig::new(path)
-    }
+    DataConfig { text: Column::from("text"), ..DataConfig::new(path) }
 }
 
 fn cleaning() -> TextCleaning {
-    CleanConfig {
-        html: true,
-        case: Case::Lower,
-        ..CleanConfig::default()
-    }
-    .text()
+    CleanConfig { html: true, case: Case::Lower, ..CleanConfig::default() }.text()
 }
 
 /// Trains a tokenizer on fresh rows and writes it for both sides.
 fn train(folder: &Path, name: &str, kind: TokenizerKind) -> AnyResult<()> {
     let cleaning = cleaning();
     let mut writer = Writer::new(SEED + 1);
-    let texts: Vec<String> = (0..TRAINING_ROWS)
-        .map(|_| cleaning.apply(&writer.text()).into_owned())
-        .collect();
-    let config = TokenizerConfig {
-        kind,
-        vocabulary: 20_000,
-        ..TokenizerConfig::default()
-    };
+    let texts: Vec<String> = (0..TRAINING_ROWS).map(|_| cleaning.apply(&writer.text()).into_owned()).collect();
+    let config = TokenizerConfig { kind, vocabulary: 20_000, ..TokenizerConfig::default() };
     let encoder = Encoder::train(&config, cleaning, &mut texts.iter().map(String::as_str))?;
     let json = encoder.to_json();
     let peer = match kind {
@@ -223,20 +171,14 @@ fn train(folder: &Path, name: &str, kind: TokenizerKind) -> AnyResult<()> {
     std::fs::write(folder.join(format!("{name}.json")), json.to_string())?;
     std::fs::write(folder.join(format!("{name}.peer.json")), peer.to_string())?;
     let preprocessing = serde_json::to_vec(&encoder.preprocessing())?;
-    std::fs::write(
-        folder.join(format!("{name}.preprocessing.json")),
-        preprocessing,
-    )?;
+    std::fs::write(folder.join(format!("{name}.preprocessing.json")), preprocessing)?;
     Ok(())
 }
 
 /// The same words as a tokenizer of the `tokenizers` library.
 fn word_level(words: &Value) -> Value {
-    let tokens = words["vocabulary"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
-    let vocabulary: BTreeMap<&str, usize> =
-        tokens.iter().filter_map(Value::as_str).zip(0..).collect();
+    let tokens = words["vocabulary"].as_array().map_or(&[][..], Vec::as_slice);
+    let vocabulary: BTreeMap<&str, usize> = tokens.iter().filter_map(Value::as_str).zip(0..).collect();
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
         "normalizer": { "type": "Lowercase" }, "pre_tokenizer": { "type": "Whitespace" },
@@ -266,23 +208,18 @@ struct Writer {
 impl Writer {
     fn new(seed: u64) -> Writer {
         const SYLLABLES: [&str; 24] = [
-            "a", "the", "in", "er", "re", "on", "st", "ar", "is", "or", "ti", "al", "ma", "ro",
-            "li", "con", "ver", "de", "mo", "vie", "ful", "ing", "ed", "é",
+            "a", "the", "in", "er", "re", "on", "st", "ar", "is", "or", "ti", "al", "ma", "ro", "li", "con", "ver",
+            "de", "mo", "vie", "ful", "ing", "ed", "é",
         ];
         // The lexicon is the same for every seed.
         let mut random = ChaCha8Rng::seed_from_u64(0);
         let mut word = |rank: usize| {
             let longest = 2 + (rank.ilog2() as usize) / 4;
             let syllables = random.random_range(1..=longest.min(5));
-            (0..syllables)
-                .map(|_| SYLLABLES[random.random_range(0..SYLLABLES.len())])
-                .collect()
+            (0..syllables).map(|_| SYLLABLES[random.random_range(0..SYLLABLES.len())]).collect()
         };
         let lexicon = (1..=60_000).map(&mut word).collect();
-        Writer {
-            random: ChaCha8Rng::seed_from_u64(seed),
-            lexicon,
-        }
+        Writer { random: ChaCha8Rng::seed_from_u64(seed), lexicon }
     }
 
     fn chance(&mut self, probability: f64) -> bool {
@@ -297,13 +234,7 @@ impl Writer {
         }
         if self.chance(0.1) {
             text.push_str(
-                [
-                    "<br /><br />",
-                    " &amp; more",
-                    " &quot;so&quot; ",
-                    " 😀",
-                    " 👍🏽 ",
-                ][self.random.random_range(0..5)],
+                ["<br /><br />", " &amp; more", " &quot;so&quot; ", " 😀", " 👍🏽 "][self.random.random_range(0..5)],
             );
         }
         if shouting { text.to_uppercase() } else { text }
@@ -347,8 +278,5 @@ impl Writer {
 
 fn capitalised(word: &str) -> String {
     let mut chars = word.chars();
-    chars
-        .next()
-        .map(|first| first.to_uppercase().chain(chars).collect())
-        .unwrap_or_default()
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

@@ -5,8 +5,7 @@
 use std::sync::Arc;
 
 use tidemill_data::{
-    CleanConfig, Column, DataConfig, Encoder, LabelColumn, Loader, LoaderConfig, SplitConfig,
-    TokenizerConfig, prepare,
+    CleanConfig, Column, DataConfig, Encoder, LabelColumn, Loader, LoaderConfig, SplitConfig, TokenizerConfig, prepare,
 };
 
 const REVIEWS: &str = "\
@@ -26,15 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = folder.path().join("reviews.csv");
     std::fs::write(&path, REVIEWS)?;
 
-    let data = DataConfig {
-        text: Column::from("review"),
-        label: Some(LabelColumn::new("verdict")),
-        ..DataConfig::new(path)
-    };
-    let clean = CleanConfig {
-        html: true,
-        ..CleanConfig::default()
-    };
+    let data =
+        DataConfig { text: Column::from("review"), label: Some(LabelColumn::new("verdict")), ..DataConfig::new(path) };
+    let clean = CleanConfig { html: true, ..CleanConfig::default() };
     let prepared = prepare(&data, &clean, &SplitConfig::default(), 1, folder.path())?;
     println!("{}", prepared.report);
 
@@ -43,19 +36,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let encoder = Encoder::train(&TokenizerConfig::default(), clean.text(), &mut texts)?;
     println!("vocabulary: {} tokens", encoder.vocab_size());
 
-    let config = LoaderConfig {
-        batch_size: 2,
-        ..LoaderConfig::default()
-    };
+    let config = LoaderConfig { batch_size: 2, ..LoaderConfig::default() };
     let loader = Loader::new(Arc::clone(train), Arc::new(encoder), None, config);
     for batch in loader.epoch(0, 0) {
         let batch = batch?;
         let (ids, time) = batch.padded(0);
-        println!(
-            "labels {:?}, {} x {time} ids {ids:?}",
-            batch.labels,
-            batch.len()
-        );
+        println!("labels {:?}, {} x {time} ids {ids:?}", batch.labels, batch.len());
     }
     Ok(())
 }

@@ -38,15 +38,7 @@ pub struct AugmentConfig {
 
 impl Default for AugmentConfig {
     fn default() -> Self {
-        Self {
-            probability: 1.0,
-            word_drop: 0.0,
-            word_swap: 0.0,
-            synonym: 0.0,
-            synonyms: None,
-            case: 0.0,
-            typo: 0.0,
-        }
+        Self { probability: 1.0, word_drop: 0.0, word_swap: 0.0, synonym: 0.0, synonyms: None, case: 0.0, typo: 0.0 }
     }
 }
 
@@ -60,13 +52,7 @@ impl AugmentConfig {
 
     /// Whether anything would be changed.
     pub fn is_active(&self) -> bool {
-        let rates = [
-            self.word_drop,
-            self.word_swap,
-            self.synonym,
-            self.case,
-            self.typo,
-        ];
+        let rates = [self.word_drop, self.word_swap, self.synonym, self.case, self.typo];
         self.probability > 0.0 && rates.iter().any(|rate| *rate > 0.0)
     }
 
@@ -118,10 +104,7 @@ impl Augmenter {
             Some(path) if config.synonym > 0.0 => read_synonyms(path)?,
             _ => HashMap::new(),
         };
-        Ok(Self {
-            config: config.clone(),
-            synonyms,
-        })
+        Ok(Self { config: config.clone(), synonyms })
     }
 
     /// The changed text. White space between words becomes one space when anything is changed.
@@ -151,10 +134,7 @@ impl Augmenter {
         }
         for word in words {
             let known = self.synonyms.get(&word.to_lowercase());
-            if let Some(synonym) = known
-                .filter(|_| rng.random_bool(self.config.synonym))
-                .and_then(|s| s.choose(rng))
-            {
+            if let Some(synonym) = known.filter(|_| rng.random_bool(self.config.synonym)).and_then(|s| s.choose(rng)) {
                 synonym.clone_into(word);
             }
         }
@@ -176,9 +156,8 @@ impl Augmenter {
             return;
         }
         let saved = rng.random_range(0..words.len());
-        let stays: Vec<bool> = (0..words.len())
-            .map(|i| !rng.random_bool(self.config.word_drop) || i == saved)
-            .collect();
+        let stays: Vec<bool> =
+            (0..words.len()).map(|i| !rng.random_bool(self.config.word_drop) || i == saved).collect();
         let mut stays = stays.iter();
         words.retain(|_| stays.next().copied().unwrap_or(true));
     }
@@ -189,10 +168,7 @@ fn read_synonyms(path: &Path) -> Result<HashMap<String, Vec<String>>, DataError>
     let mut table: HashMap<String, Vec<String>> = HashMap::new();
     while let Some(line) = lines.next_line()? {
         let number = line.number;
-        let bad = |problem| BadRow {
-            place: Place::line(path, number),
-            problem,
-        };
+        let bad = |problem| BadRow { place: Place::line(path, number), problem };
         let text = line.text().map_err(|column| BadRow {
             place: Place::line(path, number).column(format!("byte {column}")),
             problem: RowProblem::InvalidUtf8,
@@ -201,25 +177,16 @@ fn read_synonyms(path: &Path) -> Result<HashMap<String, Vec<String>>, DataError>
         if text.trim().is_empty() {
             continue;
         }
-        let mut fields = text
-            .split('\t')
-            .map(str::trim)
-            .filter(|field| !field.is_empty());
+        let mut fields = text.split('\t').map(str::trim).filter(|field| !field.is_empty());
         let word = fields.next().unwrap_or_default().to_lowercase();
         let synonyms: Vec<String> = fields.map(str::to_owned).collect();
         if synonyms.is_empty() {
-            return Err(bad(RowProblem::Ragged {
-                found: 1,
-                expected: 2,
-            })
-            .into());
+            return Err(bad(RowProblem::Ragged { found: 1, expected: 2 }).into());
         }
         table.entry(word).or_default().extend(synonyms);
     }
     if table.is_empty() {
-        return Err(DataError::EmptyFile {
-            path: path.to_path_buf(),
-        });
+        return Err(DataError::EmptyFile { path: path.to_path_buf() });
     }
     Ok(table)
 }
@@ -230,10 +197,7 @@ fn other_case(word: &str, rng: &mut ChaCha8Rng) -> String {
         1 => word.to_uppercase(),
         _ => {
             let mut chars = word.chars();
-            let first = chars
-                .next()
-                .map(|c| c.to_uppercase().collect::<String>())
-                .unwrap_or_default();
+            let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
             first + &chars.as_str().to_lowercase()
         }
     }
@@ -257,11 +221,7 @@ fn mistyped(word: &str, rng: &mut ChaCha8Rng) -> String {
         2 => chars.insert(at, chars[at]),
         _ => {
             if let Some(key) = neighbours(chars[at]).choose(rng) {
-                chars[at] = if chars[at].is_uppercase() {
-                    key.to_ascii_uppercase() as char
-                } else {
-                    *key as char
-                };
+                chars[at] = if chars[at].is_uppercase() { key.to_ascii_uppercase() as char } else { *key as char };
             }
         }
     }
@@ -324,66 +284,36 @@ mod tests {
     fn nothing_is_changed_by_default_and_everything_follows_the_seed() {
         assert_eq!(with(AugmentConfig::default()).apply(TEXT, 3), TEXT);
         assert!(!AugmentConfig::default().is_active());
-        let config = AugmentConfig {
-            word_drop: 0.3,
-            word_swap: 0.3,
-            case: 0.3,
-            typo: 0.3,
-            ..Default::default()
-        };
+        let config = AugmentConfig { word_drop: 0.3, word_swap: 0.3, case: 0.3, typo: 0.3, ..Default::default() };
         let augmenter = with(config);
         assert_eq!(augmenter.apply(TEXT, 1), augmenter.apply(TEXT, 1));
-        let distinct: std::collections::HashSet<String> =
-            (0..20).map(|seed| augmenter.apply(TEXT, seed)).collect();
+        let distinct: std::collections::HashSet<String> = (0..20).map(|seed| augmenter.apply(TEXT, seed)).collect();
         assert!(distinct.len() > 15);
     }
 
     #[test]
     fn each_change_is_of_its_kind() {
-        let swapped = with(AugmentConfig {
-            word_swap: 0.5,
-            ..Default::default()
-        })
-        .apply(TEXT, 1);
+        let swapped = with(AugmentConfig { word_swap: 0.5, ..Default::default() }).apply(TEXT, 1);
         assert_ne!(swapped, TEXT);
         assert_eq!(words(&swapped), words(TEXT));
 
-        let cased = with(AugmentConfig {
-            case: 1.0,
-            ..Default::default()
-        })
-        .apply(TEXT, 1);
+        let cased = with(AugmentConfig { case: 1.0, ..Default::default() }).apply(TEXT, 1);
         assert_ne!(cased, TEXT);
         assert_eq!(cased.to_lowercase(), TEXT);
 
-        let dropper = with(AugmentConfig {
-            word_drop: 1.0,
-            ..Default::default()
-        });
+        let dropper = with(AugmentConfig { word_drop: 1.0, ..Default::default() });
         assert_eq!(dropper.apply(TEXT, 1).split(' ').count(), 1);
         assert_eq!(dropper.apply("word", 1), "word");
         assert_eq!(dropper.apply("", 1), "");
 
-        let mistyped = with(AugmentConfig {
-            typo: 1.0,
-            ..Default::default()
-        })
-        .apply("keyboards", 5);
-        assert!(
-            strsim::damerau_levenshtein(&mistyped, "keyboards") <= 1,
-            "{mistyped}"
-        );
+        let mistyped = with(AugmentConfig { typo: 1.0, ..Default::default() }).apply("keyboards", 5);
+        assert!(strsim::damerau_levenshtein(&mistyped, "keyboards") <= 1, "{mistyped}");
     }
 
     #[test]
     fn drop_rate_is_about_what_was_asked() {
-        let dropper = with(AugmentConfig {
-            word_drop: 0.2,
-            ..Default::default()
-        });
-        let total: usize = (0..2000)
-            .map(|seed| dropper.apply(TEXT, seed).split(' ').count())
-            .sum();
+        let dropper = with(AugmentConfig { word_drop: 0.2, ..Default::default() });
+        let total: usize = (0..2000).map(|seed| dropper.apply(TEXT, seed).split(' ').count()).sum();
         let kept = total as f64 / (2000.0 * 13.0);
         assert!((0.79..0.83).contains(&kept), "{kept}");
     }
@@ -394,33 +324,16 @@ mod tests {
         let path = folder.path().join("synonyms.tsv");
         let mut file = std::fs::File::create(&path).unwrap();
         writeln!(file, "Quick\tfast\tvery fast\n\nlazy\tidle").unwrap();
-        let config = AugmentConfig {
-            synonym: 1.0,
-            synonyms: Some(path.clone()),
-            ..Default::default()
-        };
+        let config = AugmentConfig { synonym: 1.0, synonyms: Some(path.clone()), ..Default::default() };
         let text = with(config.clone()).apply("the quick lazy dog", 2);
-        assert!(
-            text == "the fast idle dog" || text == "the very fast idle dog",
-            "{text}"
-        );
+        assert!(text == "the fast idle dog" || text == "the very fast idle dog", "{text}");
 
         writeln!(file, "alone").unwrap();
         let error = Augmenter::new(&config).unwrap_err().to_string();
         assert!(error.contains("synonyms.tsv, line 4"), "{error}");
-        let error = Augmenter::new(&AugmentConfig {
-            synonyms: None,
-            ..config
-        })
-        .unwrap_err()
-        .to_string();
+        let error = Augmenter::new(&AugmentConfig { synonyms: None, ..config }).unwrap_err().to_string();
         assert!(error.contains("[augment] synonym"), "{error}");
-        let error = Augmenter::new(&AugmentConfig {
-            typo: 1.5,
-            ..Default::default()
-        })
-        .unwrap_err()
-        .to_string();
+        let error = Augmenter::new(&AugmentConfig { typo: 1.5, ..Default::default() }).unwrap_err().to_string();
         assert!(error.contains("[augment] typo: 1.5"), "{error}");
     }
 }

@@ -13,8 +13,7 @@ use crate::tokenize::interner::HASH_SEED;
 use crate::tokenize::subword::{PieceCache, Subword};
 use crate::tokenize::words::{PAD_ID, UNK_ID, WordVocabulary};
 use crate::tokenize::{
-    self, CharNgrams, MAX_BUCKETS, MAX_VOCABULARY, TokenizeError, TokenizerConfig, TokenizerKind,
-    check_lengths,
+    self, CharNgrams, MAX_BUCKETS, MAX_VOCABULARY, TokenizeError, TokenizerConfig, TokenizerKind, check_lengths,
 };
 
 /// What a package's manifest says about preprocessing: all that `tokenizer.json` does not hold.
@@ -107,26 +106,15 @@ impl Encoder {
                 Model::Words(WordVocabulary::train(config, texts)?)
             }
             (TokenizerKind::File, Some(path)) => {
-                let bytes = std::fs::read(path).map_err(|source| TokenizeError::Read {
-                    path: path.clone(),
-                    source,
-                })?;
+                let bytes = std::fs::read(path).map_err(|source| TokenizeError::Read { path: path.clone(), source })?;
                 let origin = path.display().to_string();
-                Model::Subword(Box::new(Subword::load(
-                    &bytes,
-                    config.special_tokens,
-                    &origin,
-                )?))
+                Model::Subword(Box::new(Subword::load(&bytes, config.special_tokens, &origin)?))
             }
             _ => {
                 let json = tokenize::train(config, texts)?;
                 let bytes = serde_json::to_vec(&json).unwrap_or_default();
                 let origin = format!("the {} tokenizer just trained", config.kind.name());
-                Model::Subword(Box::new(Subword::load(
-                    &bytes,
-                    config.special_tokens,
-                    &origin,
-                )?))
+                Model::Subword(Box::new(Subword::load(&bytes, config.special_tokens, &origin)?))
             }
         };
         let encoder = Encoder {
@@ -140,63 +128,33 @@ impl Encoder {
             char_ngrams: config.char_ngrams,
             idle: Mutex::default(),
         };
-        encoder
-            .check()
-            .map_err(|(key, reason)| TokenizeError::Setting { key, reason })?;
+        encoder.check().map_err(|(key, reason)| TokenizeError::Setting { key, reason })?;
         Ok(encoder)
     }
 
     /// Puts an encoder together again from a package's manifest and its `tokenizer.json`, checking
     /// both and that they belong together. It encodes exactly as the one that was saved.
-    pub fn load(
-        preprocessing: &Preprocessing,
-        tokenizer_json: &[u8],
-    ) -> Result<Encoder, TokenizeError> {
-        let Preprocessing {
-            tokenizer: kind,
-            max_length,
-            special_tokens,
-            ..
-        } = *preprocessing;
-        let Preprocessing {
-            ngrams,
-            buckets,
-            char_ngrams,
-            vocabulary,
-            ..
-        } = *preprocessing;
+    pub fn load(preprocessing: &Preprocessing, tokenizer_json: &[u8]) -> Result<Encoder, TokenizeError> {
+        let Preprocessing { tokenizer: kind, max_length, special_tokens, .. } = *preprocessing;
+        let Preprocessing { ngrams, buckets, char_ngrams, vocabulary, .. } = *preprocessing;
         let manifest = |key: &str, reason: String| {
-            TokenizeError::unusable(
-                "the package's manifest",
-                format!("preprocessing.{key}: {reason}"),
-            )
+            TokenizeError::unusable("the package's manifest", format!("preprocessing.{key}: {reason}"))
         };
-        check_lengths(max_length, ngrams, buckets, char_ngrams)
-            .map_err(|(key, reason)| manifest(key, reason))?;
+        check_lengths(max_length, ngrams, buckets, char_ngrams).map_err(|(key, reason)| manifest(key, reason))?;
         let origin = "the package's tokenizer.json";
         let model = match kind.is_word_vocabulary() {
             true => Model::Words(WordVocabulary::load(tokenizer_json, origin)?),
-            false => Model::Subword(Box::new(Subword::load(
-                tokenizer_json,
-                special_tokens,
-                origin,
-            )?)),
+            false => Model::Subword(Box::new(Subword::load(tokenizer_json, special_tokens, origin)?)),
         };
         if let Model::Words(words) = &model
             && words.kind() != kind
         {
             let found = words.kind().name();
-            return Err(manifest(
-                "tokenizer",
-                format!("{:?}, but tokenizer.json is {found:?}", kind.name()),
-            ));
+            return Err(manifest("tokenizer", format!("{:?}, but tokenizer.json is {found:?}", kind.name())));
         }
         if model.len() != vocabulary {
             let found = model.len();
-            return Err(manifest(
-                "vocabulary",
-                format!("{vocabulary}, but tokenizer.json has {found} ids"),
-            ));
+            return Err(manifest("vocabulary", format!("{vocabulary}, but tokenizer.json has {found} ids")));
         }
         let encoder = Encoder {
             cleaning: preprocessing.cleaning.clone(),
@@ -209,9 +167,7 @@ impl Encoder {
             char_ngrams,
             idle: Mutex::default(),
         };
-        encoder
-            .check()
-            .map_err(|(key, reason)| manifest(key, reason))?;
+        encoder.check().map_err(|(key, reason)| manifest(key, reason))?;
         Ok(encoder)
     }
 
@@ -226,10 +182,7 @@ impl Encoder {
         }
         if subword.frame_len() >= self.max_length {
             let frame = subword.frame_len();
-            let reason = format!(
-                "{} leaves no room beside {frame} special tokens",
-                self.max_length
-            );
+            let reason = format!("{} leaves no room beside {frame} special tokens", self.max_length);
             return Err(("max_length", reason));
         }
         Ok(())
@@ -258,11 +211,7 @@ impl Encoder {
     }
 
     /// The ids of `count` clean texts, one after another, on all threads of the current rayon pool.
-    pub fn encode_rows<'t>(
-        &self,
-        count: usize,
-        text: impl Fn(usize) -> &'t str + Sync,
-    ) -> EncodedRows {
+    pub fn encode_rows<'t>(&self, count: usize, text: impl Fn(usize) -> &'t str + Sync) -> EncodedRows {
         self.rows(count, &|i, scratch, ids| self.append(text(i), scratch, ids))
     }
 
@@ -334,11 +283,7 @@ impl Encoder {
             Model::Subword(subword) => {
                 subword.encode(text, self.max_length, &mut scratch.pieces, ids);
                 if self.ngrams > 1 {
-                    scratch.hashes.extend(
-                        ids[start..]
-                            .iter()
-                            .map(|&id| fold(HASH_SEED, u64::from(id))),
-                    );
+                    scratch.hashes.extend(ids[start..].iter().map(|&id| fold(HASH_SEED, u64::from(id))));
                 }
             }
         }
@@ -357,13 +302,7 @@ impl Encoder {
         ids.splice(start..start, scratch.extra.drain(..));
     }
 
-    fn append_words(
-        &self,
-        words: &WordVocabulary,
-        text: &str,
-        scratch: &mut Scratch,
-        ids: &mut Vec<u32>,
-    ) {
+    fn append_words(&self, words: &WordVocabulary, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let Scratch { text: buffer, hashes, word, starts, .. } = scratch;
         let base = words.len() as u32;
         let mut room = self.max_length;
@@ -383,11 +322,7 @@ impl Encoder {
         });
     }
 
-    fn rows(
-        &self,
-        count: usize,
-        encode: &(dyn Fn(usize, &mut Scratch, &mut Vec<u32>) + Sync),
-    ) -> EncodedRows {
+    fn rows(&self, count: usize, encode: &(dyn Fn(usize, &mut Scratch, &mut Vec<u32>) + Sync)) -> EncodedRows {
         const ROWS_AT_ONCE: usize = 512;
         let parts: Vec<(Vec<u32>, Vec<usize>)> = (0..count.div_ceil(ROWS_AT_ONCE))
             .into_par_iter()
@@ -417,11 +352,7 @@ impl Encoder {
     }
 
     fn borrow_scratch(&self) -> Box<Scratch> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .unwrap_or_default()
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     fn return_scratch(&self, mut scratch: Box<Scratch>) {
@@ -429,18 +360,13 @@ impl Encoder {
         scratch.text.shrink_to(KEPT_TEXT);
         scratch.hashes.shrink_to(KEPT_TEXT);
         scratch.extra.shrink_to(KEPT_TEXT);
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
     }
 }
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder")
-            .field("preprocessing", &self.preprocessing())
-            .finish_non_exhaustive()
+        f.debug_struct("Encoder").field("preprocessing", &self.preprocessing()).finish_non_exhaustive()
     }
 }
 
@@ -491,10 +417,7 @@ impl EncodedRows {
     }
 }
 
-const _: () = assert!(
-    MAX_VOCABULARY + MAX_BUCKETS < u32::MAX as usize,
-    "ids fit 32 bits"
-);
+const _: () = assert!(MAX_VOCABULARY + MAX_BUCKETS < u32::MAX as usize, "ids fit 32 bits");
 
 /// The hash of a sequence from the hash of its beginning and of its last item. Part of the package
 /// format: it decides which bucket an n-gram shares.

@@ -26,29 +26,18 @@ pub struct Place {
 impl Place {
     /// A line of a text file; the first line is 1.
     pub fn line(path: impl AsRef<Path>, line: u64) -> Self {
-        Self {
-            path: path.as_ref().to_path_buf(),
-            line,
-            unit: "line",
-            column: None,
-        }
+        Self { path: path.as_ref().to_path_buf(), line, unit: "line", column: None }
     }
 
     /// A row of a file that has no lines; the first row is 1.
     pub fn row(path: impl AsRef<Path>, row: u64) -> Self {
-        Self {
-            unit: "row",
-            ..Self::line(path, row)
-        }
+        Self { unit: "row", ..Self::line(path, row) }
     }
 
     /// The same place, narrowed to a column.
     #[must_use]
     pub fn column(self, column: impl Into<Box<str>>) -> Self {
-        Self {
-            column: Some(column.into()),
-            ..self
-        }
+        Self { column: Some(column.into()), ..self }
     }
 }
 
@@ -80,9 +69,7 @@ pub enum RowProblem {
         expected: usize,
     },
     /// A quoted field that no quote ends.
-    #[error(
-        "a quoted field is never closed; set `quote = \"\"` under [data] if quotes are plain characters"
-    )]
+    #[error("a quoted field is never closed; set `quote = \"\"` under [data] if quotes are plain characters")]
     UnclosedQuote,
     /// Characters between a closing quote and the next delimiter.
     #[error(
@@ -91,9 +78,7 @@ pub enum RowProblem {
     )]
     AfterQuote,
     /// A row larger than `max_row_bytes`.
-    #[error(
-        "the row is larger than {limit} bytes; raise `max_row_bytes` under [data] if that is right"
-    )]
+    #[error("the row is larger than {limit} bytes; raise `max_row_bytes` under [data] if that is right")]
     TooLong {
         /// The bound, in bytes.
         limit: usize,
@@ -265,9 +250,7 @@ pub enum DataError {
         limit: usize,
     },
     /// All examples have the same label.
-    #[error(
-        "all {rows} examples of {from} have the label `{label}`; a classifier needs at least two classes"
-    )]
+    #[error("all {rows} examples of {from} have the label `{label}`; a classifier needs at least two classes")]
     OneClass {
         /// The files.
         from: String,
@@ -316,27 +299,16 @@ impl From<BadRow> for DataError {
 
 impl DataError {
     pub(crate) fn io(path: &Path, action: &'static str, reason: std::io::Error) -> Self {
-        Self::Io {
-            path: path.to_path_buf(),
-            action,
-            reason,
-        }
+        Self::Io { path: path.to_path_buf(), action, reason }
     }
 
     pub(crate) fn config(section: &'static str, key: &str, problem: impl Into<String>) -> Self {
-        Self::Config {
-            section,
-            key: key.to_owned(),
-            problem: problem.into(),
-        }
+        Self::Config { section, key: key.to_owned(), problem: problem.into() }
     }
 }
 
 fn hint(nearest: &Option<Box<str>>) -> String {
-    nearest
-        .as_ref()
-        .map(|name| format!(" (did you mean `{name}`?)"))
-        .unwrap_or_default()
+    nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }
 
 fn skip_hint(row: &BadRow) -> &'static str {
@@ -360,18 +332,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
             let other = plain(candidate);
             let distance = strsim::damerau_levenshtein(&wanted, &other);
             let longer = wanted.chars().count().max(other.chars().count());
-            let part = wanted.len() >= 4
-                && other.len() >= 4
-                && (other.contains(&wanted) || wanted.contains(&other));
-            (
-                if part {
-                    distance.min(longer / 3)
-                } else {
-                    distance
-                },
-                longer,
-                candidate,
-            )
+            let part = wanted.len() >= 4 && other.len() >= 4 && (other.contains(&wanted) || wanted.contains(&other));
+            (if part { distance.min(longer / 3) } else { distance }, longer, candidate)
         })
         .filter(|(distance, longer, _)| *distance <= (longer / 3).max(1))
         .min_by_key(|(distance, _, _)| *distance)
@@ -390,11 +352,7 @@ fn plain(name: &str) -> String {
 
 /// A value as a sentence may quote it: on one line and short.
 pub(crate) fn shortened(value: &str) -> String {
-    let mut short: String = value
-        .chars()
-        .take(60)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let mut short: String = value.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if value.chars().nth(60).is_some() {
         short.push('…');
     }
@@ -404,20 +362,11 @@ pub(crate) fn shortened(value: &str) -> String {
 /// Names as a sentence lists them, at most twenty.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
-    let mut text = names
-        .iter()
-        .take(20)
-        .map(|name| format!("`{}`", shortened(name)))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let mut text = names.iter().take(20).map(|name| format!("`{}`", shortened(name))).collect::<Vec<_>>().join(", ");
     if names.len() > 20 {
         text.push_str(&format!(" and {} more", names.len() - 20));
     }
-    if text.is_empty() {
-        "none".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "none".to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -442,10 +391,7 @@ mod tests {
             problem: RowProblem::NotANumber { value: "x".into() },
         };
         let sentence = DataError::from(row).to_string();
-        assert!(
-            sentence.starts_with("a.csv, line 3, column 2 (`label`): `x` is not a number"),
-            "{sentence}"
-        );
+        assert!(sentence.starts_with("a.csv, line 3, column 2 (`label`): `x` is not a number"), "{sentence}");
         assert!(sentence.contains("bad_rows"), "{sentence}");
     }
 }

@@ -60,42 +60,22 @@ impl Examples {
         for (line, (text, label)) in (1_u64..).zip(texts.iter().zip(labels)) {
             let label = match label {
                 Some(label) if *label >= names.len() => {
-                    let problem =
-                        format!("text {line} has label number {label} of {}", names.len());
+                    let problem = format!("text {line} has label number {label} of {}", names.len());
                     return Err(DataError::config("data", "labels", problem));
                 }
                 Some(label) => u32::try_from(*label).unwrap_or(NO_LABEL),
                 None => NO_LABEL,
             };
-            let record = Record {
-                line,
-                label,
-                ..Record::default()
-            };
+            let record = Record { line, label, ..Record::default() };
             spool.push(text.as_ref(), record)?;
         }
         let store = Arc::new(spool.finish(vec![PathBuf::from("text")])?);
         let rows = (0..store.len()).collect();
-        Ok(Self::new(
-            store,
-            rows,
-            Arc::default(),
-            Arc::new(names.to_vec()),
-        ))
+        Ok(Self::new(store, rows, Arc::default(), Arc::new(names.to_vec())))
     }
 
-    pub(crate) fn new(
-        store: Arc<Store>,
-        rows: Vec<u32>,
-        renumbered: Arc<Vec<u32>>,
-        labels: Arc<Vec<String>>,
-    ) -> Self {
-        Self {
-            store,
-            rows,
-            renumbered,
-            labels,
-        }
+    pub(crate) fn new(store: Arc<Store>, rows: Vec<u32>, renumbered: Arc<Vec<u32>>, labels: Arc<Vec<String>>) -> Self {
+        Self { store, rows, renumbered, labels }
     }
 
     /// How many examples there are.
@@ -119,11 +99,7 @@ impl Examples {
         if label == NO_LABEL {
             return None;
         }
-        let renumbered = self
-            .renumbered
-            .get(label as usize)
-            .copied()
-            .unwrap_or(label);
+        let renumbered = self.renumbered.get(label as usize).copied().unwrap_or(label);
         (renumbered != NO_LABEL).then_some(renumbered as usize)
     }
 
@@ -131,18 +107,13 @@ impl Examples {
     pub fn row(&self, i: usize) -> RowId {
         self.rows.get(i).map_or_else(RowId::default, |row| {
             let record = self.store.record(*row);
-            RowId {
-                file: record.file,
-                line: record.line,
-            }
+            RowId { file: record.file, line: record.line }
         })
     }
 
     /// Where example `i` was read, as `file:line`.
     pub fn describe_row(&self, i: usize) -> String {
-        self.rows
-            .get(i)
-            .map_or_else(String::new, |row| self.store.describe(*row))
+        self.rows.get(i).map_or_else(String::new, |row| self.store.describe(*row))
     }
 
     /// The labels' names, in the order of their numbers.
@@ -290,9 +261,7 @@ impl Store {
 
     pub(crate) fn record(&self, row: u32) -> Record {
         let (records, _) = self.index.all().as_chunks::<RECORD_BYTES>();
-        records
-            .get(row as usize)
-            .map_or_else(Record::default, Record::from_bytes)
+        records.get(row as usize).map_or_else(Record::default, Record::from_bytes)
     }
 
     pub(crate) fn text(&self, row: u32) -> &str {
@@ -307,10 +276,7 @@ impl Store {
 
     pub(crate) fn describe(&self, row: u32) -> String {
         let record = self.record(row);
-        let file = self
-            .files
-            .get(record.file as usize)
-            .map(|path| path.display().to_string());
+        let file = self.files.get(record.file as usize).map(|path| path.display().to_string());
         format!("{}:{}", file.unwrap_or_default(), record.line)
     }
 }
@@ -318,11 +284,7 @@ impl Store {
 /// Where bytes go: an unnamed file, or memory.
 enum Sink {
     Held(Vec<u8>),
-    File {
-        writer: BufWriter<File>,
-        folder: PathBuf,
-        written: u64,
-    },
+    File { writer: BufWriter<File>, folder: PathBuf, written: u64 },
 }
 
 impl Sink {
@@ -330,24 +292,14 @@ impl Sink {
         let file = tempfile::tempfile_in(folder)
             .map_err(|source| DataError::io(folder, "make a temporary file here", source))?;
         let writer = BufWriter::with_capacity(1 << 18, file);
-        Ok(Self::File {
-            writer,
-            folder: folder.to_path_buf(),
-            written: 0,
-        })
+        Ok(Self::File { writer, folder: folder.to_path_buf(), written: 0 })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
         match self {
             Self::Held(held) => held.extend_from_slice(bytes),
-            Self::File {
-                writer,
-                folder,
-                written,
-            } => {
-                writer
-                    .write_all(bytes)
-                    .map_err(|source| full(folder, source))?;
+            Self::File { writer, folder, written } => {
+                writer.write_all(bytes).map_err(|source| full(folder, source))?;
                 *written += bytes.len() as u64;
             }
         }
@@ -359,9 +311,7 @@ impl Sink {
             Self::Held(held) => Ok(Bytes::Held(held)),
             Self::File { written: 0, .. } => Ok(Bytes::Held(Vec::new())),
             Self::File { writer, folder, .. } => {
-                let file = writer
-                    .into_inner()
-                    .map_err(|error| full(&folder, error.into_error()))?;
+                let file = writer.into_inner().map_err(|error| full(&folder, error.into_error()))?;
                 // SAFETY: the file has no name, so no other process can change or shorten it while it is mapped.
                 let map = unsafe { Mmap::map(&file) };
                 Ok(Bytes::Mapped(map.map_err(|source| full(&folder, source))?))
@@ -371,11 +321,7 @@ impl Sink {
 }
 
 fn full(folder: &Path, source: std::io::Error) -> DataError {
-    DataError::io(
-        folder,
-        "write the temporary copy of the examples here",
-        source,
-    )
+    DataError::io(folder, "write the temporary copy of the examples here", source)
 }
 
 /// Writes rows one after another and becomes a [`Store`].
@@ -389,21 +335,11 @@ pub(crate) struct Spool {
 impl Spool {
     pub(crate) fn in_folder(folder: &Path) -> Result<Self, DataError> {
         let (texts, index) = (Sink::in_folder(folder)?, Sink::in_folder(folder)?);
-        Ok(Self {
-            texts,
-            index,
-            offset: 0,
-            rows: 0,
-        })
+        Ok(Self { texts, index, offset: 0, rows: 0 })
     }
 
     pub(crate) fn in_memory() -> Self {
-        Self {
-            texts: Sink::Held(Vec::new()),
-            index: Sink::Held(Vec::new()),
-            offset: 0,
-            rows: 0,
-        }
+        Self { texts: Sink::Held(Vec::new()), index: Sink::Held(Vec::new()), offset: 0, rows: 0 }
     }
 
     pub(crate) fn push(&mut self, text: &str, mut record: Record) -> Result<(), DataError> {
@@ -412,9 +348,8 @@ impl Spool {
             return Err(DataError::TooManyRows { limit });
         }
         record.offset = self.offset;
-        record.length = u32::try_from(text.len()).map_err(|_| {
-            DataError::config("data", "max_row_bytes", "a text may have 4 GiB at most")
-        })?;
+        record.length = u32::try_from(text.len())
+            .map_err(|_| DataError::config("data", "max_row_bytes", "a text may have 4 GiB at most"))?;
         self.texts.write(text.as_bytes())?;
         self.index.write(&record.to_bytes())?;
         self.offset += text.len() as u64;
@@ -423,11 +358,7 @@ impl Spool {
     }
 
     pub(crate) fn finish(self, files: Vec<PathBuf>) -> Result<Store, DataError> {
-        Ok(Store {
-            texts: self.texts.finish()?,
-            index: self.index.finish()?,
-            files,
-        })
+        Ok(Store { texts: self.texts.finish()?, index: self.index.finish()?, files })
     }
 }
 
@@ -450,10 +381,7 @@ mod tests {
             exact: u128::MAX - 4,
             folded: 1 << 100,
         };
-        assert_eq!(
-            format!("{record:?}"),
-            format!("{:?}", Record::from_bytes(&record.to_bytes()))
-        );
+        assert_eq!(format!("{record:?}"), format!("{:?}", Record::from_bytes(&record.to_bytes())));
     }
 
     #[test]
@@ -462,16 +390,7 @@ mod tests {
         let mut spool = Spool::in_folder(folder.path()).unwrap();
         let texts = ["one", "", "zwölf — 12", "\u{1F600}"];
         for (line, text) in (1..).zip(texts) {
-            spool
-                .push(
-                    text,
-                    Record {
-                        line,
-                        label: 1,
-                        ..Record::default()
-                    },
-                )
-                .unwrap();
+            spool.push(text, Record { line, label: 1, ..Record::default() }).unwrap();
         }
         let store = spool.finish(vec!["a.csv".into()]).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -483,23 +402,14 @@ mod tests {
 
     #[test]
     fn a_spool_folder_that_is_not_there_is_named() {
-        let error = Spool::in_folder(Path::new("/nowhere/at/all"))
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(
-            error.starts_with("/nowhere/at/all: cannot make a temporary file"),
-            "{error}"
-        );
+        let error = Spool::in_folder(Path::new("/nowhere/at/all")).err().unwrap().to_string();
+        assert!(error.starts_with("/nowhere/at/all: cannot make a temporary file"), "{error}");
     }
 
     #[test]
     fn wrong_labels_are_refused() {
         assert!(Examples::from_texts(&["a"], &[], &[]).is_err());
         assert!(Examples::from_texts(&["a"], &[Some(2)], &["x".into()]).is_err());
-        assert_eq!(
-            Examples::from_texts(&["a"], &[None], &[]).unwrap().label(0),
-            None
-        );
+        assert_eq!(Examples::from_texts(&["a"], &[None], &[]).unwrap().label(0), None);
     }
 }

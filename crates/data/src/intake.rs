@@ -76,17 +76,9 @@ struct View<'b> {
 
 impl<'b> View<'b> {
     fn of(batch: &'b RecordBatch) -> Self {
-        let strings = |name| {
-            batch
-                .column_by_name(name)
-                .and_then(|column| column.as_string_opt::<i32>())
-        };
-        let files = batch
-            .column_by_name("file")
-            .and_then(|column| column.as_primitive_opt::<UInt32Type>());
-        let lines = batch
-            .column_by_name("line")
-            .and_then(|column| column.as_primitive_opt::<UInt64Type>());
+        let strings = |name| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+        let files = batch.column_by_name("file").and_then(|column| column.as_primitive_opt::<UInt32Type>());
+        let lines = batch.column_by_name("line").and_then(|column| column.as_primitive_opt::<UInt64Type>());
         Self {
             text: strings("text"),
             label: strings("label"),
@@ -98,9 +90,7 @@ impl<'b> View<'b> {
     }
 
     fn value(column: Option<&'b StringArray>, i: usize) -> Option<&'b str> {
-        column
-            .filter(|column| column.is_valid(i))
-            .map(|column| column.value(i))
+        column.filter(|column| column.is_valid(i)).map(|column| column.value(i))
     }
 
     fn file(&self, i: usize) -> u32 {
@@ -111,15 +101,8 @@ impl<'b> View<'b> {
         self.lines.get(i).copied().unwrap_or_default()
     }
 
-    fn example(
-        &self,
-        i: usize,
-        config: &DataConfig,
-        place: &impl Fn() -> Place,
-    ) -> Result<Option<Example>, BadRow> {
-        let raw = Self::value(self.label, i)
-            .map(str::trim)
-            .filter(|label| !label.is_empty());
+    fn example(&self, i: usize, config: &DataConfig, place: &impl Fn() -> Place) -> Result<Option<Example>, BadRow> {
+        let raw = Self::value(self.label, i).map(str::trim).filter(|label| !label.is_empty());
         let label = match (raw, &config.label) {
             (Some(raw), Some(column)) => match column.value(raw) {
                 Ok(LabelValue::Label(label)) => Some(label.into_owned()),
@@ -130,10 +113,7 @@ impl<'b> View<'b> {
         };
         let time = Self::value(self.time, i).map(time).transpose();
         Ok(Some(Example {
-            row: RowId {
-                file: self.file(i),
-                line: self.line(i),
-            },
+            row: RowId { file: self.file(i), line: self.line(i) },
             text: Self::value(self.text, i).unwrap_or_default().to_owned(),
             label,
             group: Self::value(self.group, i).map(str::to_owned),
@@ -146,10 +126,7 @@ impl<'b> View<'b> {
 fn at(place: &impl Fn() -> Place, config: &DataConfig, role: &str, problem: RowProblem) -> BadRow {
     let column = config.columns().into_iter().find(|(key, _)| *key == role);
     let column = column.map_or_else(|| role.to_owned(), |(_, column)| column.to_string());
-    BadRow {
-        place: place().column(column),
-        problem,
-    }
+    BadRow { place: place().column(column), problem }
 }
 
 /// Everything that was read: the rows, their labels' names in order, and the report so far.
@@ -180,11 +157,7 @@ pub(crate) fn take_in(
     let mut sides: Vec<u32> = Vec::new();
     for (side, (list, list_paths)) in (0..).zip(lists) {
         for path in *list_paths {
-            files.push(FileReport {
-                path: path.display().to_string(),
-                list: (*list).to_owned(),
-                rows: 0,
-            });
+            files.push(FileReport { path: path.display().to_string(), list: (*list).to_owned(), rows: 0 });
             paths.push(path.clone());
             sides.push(side);
         }
@@ -197,12 +170,7 @@ pub(crate) fn take_in(
         files,
         sides,
     };
-    let cleaner = Cleaner {
-        data,
-        clean,
-        cleaning: clean.text(),
-        needs_time,
-    };
+    let cleaner = Cleaner { data, clean, cleaning: clean.text(), needs_time };
     while let Some(batch) = reader.next() {
         intake.batch(&batch?, &cleaner, &mut reader)?;
     }
@@ -215,12 +183,7 @@ pub(crate) fn take_in(
         labels: labels.clone(),
         ..DataReport::default()
     };
-    Ok(Intake {
-        store: intake.spool.finish(paths)?,
-        labels,
-        renumbered,
-        report,
-    })
+    Ok(Intake { store: intake.spool.finish(paths)?, labels, renumbered, report })
 }
 
 /// What can be done to a row without knowing the others.
@@ -255,12 +218,7 @@ impl<'c> Cleaner<'c> {
         self.try_row(view, i, place).unwrap_or_else(Outcome::Bad)
     }
 
-    fn try_row<'b>(
-        &self,
-        view: &View<'b>,
-        i: usize,
-        place: &impl Fn() -> Place,
-    ) -> Result<Outcome<'b>, BadRow>
+    fn try_row<'b>(&self, view: &View<'b>, i: usize, place: &impl Fn() -> Place) -> Result<Outcome<'b>, BadRow>
     where
         'c: 'b,
     {
@@ -283,10 +241,7 @@ impl<'c> Cleaner<'c> {
             Some(column) => {
                 let value = self.present(View::value(view.label, i)).map(str::trim);
                 match value.filter(|value| !value.is_empty()) {
-                    Some(value) => match column
-                        .value(value)
-                        .map_err(|problem| wrong("label", problem))?
-                    {
+                    Some(value) => match column.value(value).map_err(|problem| wrong("label", problem))? {
                         LabelValue::Label(label) => Some(label),
                         LabelValue::Outside => return Ok(Outcome::Dropped(Which::Outside)),
                     },
@@ -300,18 +255,13 @@ impl<'c> Cleaner<'c> {
                 }
             }
         };
-        let when = self
-            .present(View::value(view.time, i))
-            .map(time)
-            .transpose();
+        let when = self.present(View::value(view.time, i)).map(time).transpose();
         let when = when.map_err(|problem| wrong("time", problem))?;
         if self.needs_time && when.is_none() {
             return missing("time", Which::MissingTime);
         }
         let mut touched = 0;
-        let text = self
-            .cleaning
-            .traced(raw, |step, _, _| touched |= 1 << step as u8);
+        let text = self.cleaning.traced(raw, |step, _, _| touched |= 1 << step as u8);
         if let Some(which) = self.wrong_size(&text) {
             return Ok(Outcome::Dropped(which));
         }
@@ -325,41 +275,20 @@ impl<'c> Cleaner<'c> {
             folded: xxh3_128(folded(&text).as_bytes()),
             ..Record::default()
         };
-        Ok(Outcome::Kept(Kept {
-            text,
-            label,
-            record,
-            touched,
-            filled,
-        }))
+        Ok(Outcome::Kept(Kept { text, label, record, touched, filled }))
     }
 
     /// The value, unless it is one of those that mean "missing".
     fn present<'v>(&self, value: Option<&'v str>) -> Option<&'v str> {
-        value.filter(|value| {
-            !self
-                .clean
-                .missing_values
-                .iter()
-                .any(|missing| missing == value.trim())
-        })
+        value.filter(|value| !self.clean.missing_values.iter().any(|missing| missing == value.trim()))
     }
 
     fn wrong_size(&self, text: &str) -> Option<Which> {
-        let shorter = |bound: usize| {
-            text.len() < bound || (text.len() / 4 < bound && text.chars().count() < bound)
-        };
+        let shorter = |bound: usize| text.len() < bound || (text.len() / 4 < bound && text.chars().count() < bound);
         if shorter(self.clean.min_chars) {
-            return Some(if text.is_empty() {
-                Which::Empty
-            } else {
-                Which::TooShort
-            });
+            return Some(if text.is_empty() { Which::Empty } else { Which::TooShort });
         }
-        let most = self
-            .clean
-            .max_chars
-            .filter(|_| self.clean.too_long == TooLong::Drop)?;
+        let most = self.clean.max_chars.filter(|_| self.clean.too_long == TooLong::Drop)?;
         (text.len() > most && text.chars().count() > most).then_some(Which::TooLong)
     }
 }
@@ -374,21 +303,12 @@ struct Rows {
 }
 
 impl Rows {
-    fn batch(
-        &mut self,
-        batch: &RecordBatch,
-        cleaner: &Cleaner<'_>,
-        reader: &mut Reader,
-    ) -> Result<(), DataError> {
+    fn batch(&mut self, batch: &RecordBatch, cleaner: &Cleaner<'_>, reader: &mut Reader) -> Result<(), DataError> {
         let view = View::of(batch);
         let outcomes: Vec<Outcome<'_>> = {
             let places = reader.places();
             let one = |i| cleaner.row(&view, i, &|| places.place(view.file(i), view.line(i)));
-            (0..batch.num_rows())
-                .into_par_iter()
-                .with_min_len(64)
-                .map(one)
-                .collect()
+            (0..batch.num_rows()).into_par_iter().with_min_len(64).map(one).collect()
         };
         for (i, outcome) in outcomes.into_iter().enumerate() {
             let describe = || format!("{}:{}", self.path(view.file(i)), view.line(i));
@@ -398,14 +318,7 @@ impl Rows {
                 Outcome::Bad(row) => reader.bad(row)?,
                 Outcome::Dropped(which) => {
                     let row = self.steps.wants(which).then(describe);
-                    let raw = View::value(
-                        if which == Which::Outside {
-                            view.label
-                        } else {
-                            view.text
-                        },
-                        i,
-                    );
+                    let raw = View::value(if which == Which::Outside { view.label } else { view.text }, i);
                     self.steps.dropped(which, row, raw.unwrap_or_default());
                 }
                 Outcome::Kept(kept) => {
@@ -421,28 +334,15 @@ impl Rows {
         self.files.get(file as usize).map_or("", |file| &file.path)
     }
 
-    fn keep(
-        &mut self,
-        kept: Kept<'_>,
-        raw: &str,
-        cleaner: &Cleaner<'_>,
-        reader: &mut Reader,
-    ) -> Result<(), DataError> {
+    fn keep(&mut self, kept: Kept<'_>, raw: &str, cleaner: &Cleaner<'_>, reader: &mut Reader) -> Result<(), DataError> {
         let mut record = kept.record;
-        record.side = self
-            .sides
-            .get(record.file as usize)
-            .copied()
-            .unwrap_or_default();
+        record.side = self.sides.get(record.file as usize).copied().unwrap_or_default();
         if let Some(label) = &kept.label {
             match self.names.number(label, record.side == 0) {
                 Numbered::Known(number) => record.label = number,
                 Numbered::Full => {
                     let place = reader.places().place(record.file, record.line);
-                    return Err(DataError::TooManyLabels {
-                        place,
-                        limit: MOST_LABELS,
-                    });
+                    return Err(DataError::TooManyLabels { place, limit: MOST_LABELS });
                 }
                 Numbered::Unknown => {
                     let place = || reader.places().place(record.file, record.line);
@@ -453,9 +353,7 @@ impl Rows {
         }
         let files = &self.files;
         let row = || {
-            let path = files
-                .get(record.file as usize)
-                .map_or("", |file| &file.path);
+            let path = files.get(record.file as usize).map_or("", |file| &file.path);
             format!("{path}:{}", record.line)
         };
         self.steps.kept(&kept, row, raw, &cleaner.cleaning);

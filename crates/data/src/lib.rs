@@ -19,9 +19,7 @@ mod tokenize;
 pub mod toml_file;
 
 pub use augment::{AugmentConfig, Augmenter};
-pub use clean::{
-    Case, CleanConfig, Missing, Repeats, Step, TextCleaning, TooLong, Unicode, folded,
-};
+pub use clean::{Case, CleanConfig, Missing, Repeats, Step, TextCleaning, TooLong, Unicode, folded};
 pub use encoder::{EncodedRows, Encoder, Preprocessing};
 pub use error::{BadRow, DataError, Place, RowProblem, nearest};
 pub use examples::{Examples, RowId};
@@ -32,7 +30,6 @@ pub use schema::{BadRows, Column, Cut, DataConfig, Files, LabelColumn, Quote};
 pub use source::{Format, Places, Reader};
 pub use split::{Leakage, SplitBy, SplitConfig};
 pub use summary::{
-    Conflicts, DataReport, Effect, FileReport, LeakageReport, Lengths, SideReport, StepExample,
-    StepReport, Tally,
+    Conflicts, DataReport, Effect, FileReport, LeakageReport, Lengths, SideReport, StepExample, StepReport, Tally,
 };
 pub use tokenize::{CharNgrams, Digits, TokenizeError, TokenizerConfig, TokenizerKind};

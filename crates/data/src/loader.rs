@@ -27,10 +27,7 @@ const POOL: usize = 50;
 #[non_exhaustive]
 pub enum LoaderError {
     /// Preparing a batch failed.
-    #[error(
-        "preparing batch {step} of epoch {epoch} failed{}: {reason}",
-        place(row)
-    )]
+    #[error("preparing batch {step} of epoch {epoch} failed{}: {reason}", place(row))]
     Batch {
         /// The epoch, from 0.
         epoch: u64,
@@ -56,9 +53,7 @@ pub enum LoaderError {
 }
 
 fn place(row: &Option<String>) -> String {
-    row.as_ref()
-        .map(|row| format!(" at {row}"))
-        .unwrap_or_default()
+    row.as_ref().map(|row| format!(" at {row}")).unwrap_or_default()
 }
 
 /// Encoded texts side by side.
@@ -87,11 +82,7 @@ impl TextBatch {
 
     /// Ids of the longest text.
     pub fn longest(&self) -> usize {
-        self.offsets
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
-            .max()
-            .unwrap_or(0)
+        self.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 
     /// A rectangle `[batch, time]` in row order, filled up with `pad` on the right, and `time`.
@@ -122,11 +113,7 @@ impl TextBatch {
         }
         self.ids.extend(ids.iter().map(|&id| i64::from(id)));
         self.offsets.push(self.ids.len());
-        self.labels.push(
-            label
-                .and_then(|label| i64::try_from(label).ok())
-                .unwrap_or(-1),
-        );
+        self.labels.push(label.and_then(|label| i64::try_from(label).ok()).unwrap_or(-1));
         self.rows.push(row);
     }
 }
@@ -208,15 +195,7 @@ impl Loader {
     ) -> Loader {
         config.batch_size = config.batch_size.max(1);
         let encoded = OnceLock::new();
-        Loader {
-            source: Arc::new(Source {
-                examples,
-                encoder,
-                augment,
-                config,
-                encoded,
-            }),
-        }
+        Loader { source: Arc::new(Source { examples, encoder, augment, config, encoded }) }
     }
 
     /// Batches an epoch has.
@@ -233,21 +212,14 @@ impl Loader {
     /// prepared. Dropping the iterator stops its threads.
     pub fn epoch(&self, epoch: u64, from_step: usize) -> EpochBatches {
         let first = from_step.min(self.source.steps());
-        EpochBatches {
-            next: first,
-            state: start(&self.source, epoch, first),
-        }
+        EpochBatches { next: first, state: start(&self.source, epoch, first) }
     }
 }
 
 impl Source {
     fn kept(&self) -> usize {
         let rows = self.examples.len();
-        if self.config.drop_last {
-            rows - rows % self.config.batch_size
-        } else {
-            rows
-        }
+        if self.config.drop_last { rows - rows % self.config.batch_size } else { rows }
     }
 
     fn steps(&self) -> usize {
@@ -259,14 +231,9 @@ impl Source {
         if let Some(encoded) = self.encoded.get() {
             return Ok(encoded);
         }
-        let encode = || {
-            self.encoder
-                .encode_rows(self.examples.len(), |row| self.examples.text(row))
-        };
-        let encoded =
-            catch_unwind(AssertUnwindSafe(encode)).map_err(|panic| LoaderError::Encoding {
-                reason: message(&*panic),
-            })?;
+        let encode = || self.encoder.encode_rows(self.examples.len(), |row| self.examples.text(row));
+        let encoded = catch_unwind(AssertUnwindSafe(encode))
+            .map_err(|panic| LoaderError::Encoding { reason: message(&*panic) })?;
         Ok(self.encoded.get_or_init(|| encoded))
     }
 
@@ -304,13 +271,8 @@ impl Source {
 
     fn batch(&self, order: &[u32], epoch: u64, step: usize) -> Result<TextBatch, LoaderError> {
         let size = self.config.batch_size;
-        let rows = order
-            .get(step * size..order.len().min((step + 1) * size))
-            .unwrap_or(&[]);
-        let mut batch = TextBatch {
-            offsets: vec![0],
-            ..TextBatch::default()
-        };
+        let rows = order.get(step * size..order.len().min((step + 1) * size)).unwrap_or(&[]);
+        let mut batch = TextBatch { offsets: vec![0], ..TextBatch::default() };
         for &row in rows {
             let row = row as usize;
             let add = || self.add(&mut batch, row, epoch);
@@ -333,11 +295,7 @@ impl Source {
                 batch.push(&self.encoder.encode_clean(&text), label, row);
             }
             (None, Some(encoded)) => batch.push(encoded.get(row), label, row),
-            (None, None) => batch.push(
-                &self.encoder.encode_clean(self.examples.text(row)),
-                label,
-                row,
-            ),
+            (None, None) => batch.push(&self.encoder.encode_clean(self.examples.text(row)), label, row),
         }
     }
 }
@@ -354,10 +312,7 @@ fn shuffled_batches(order: &[u32], batch: usize, random: &mut impl Rng) -> Vec<u
 
 /// Two numbers into one seed (SplitMix64's finaliser).
 fn mix(seed: u64, with: u64) -> u64 {
-    let mut z = seed
-        ^ with
-            .wrapping_add(0x9e37_79b9_7f4a_7c15)
-            .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mut z = seed ^ with.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -365,8 +320,7 @@ fn mix(seed: u64, with: u64) -> u64 {
 
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "it panicked".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
 }
 
 /// The batches of one epoch, in order. After an error there is nothing more.
@@ -403,22 +357,14 @@ fn start(source: &Arc<Source>, epoch: u64, first: usize) -> State {
     if first >= steps {
         return State::Done;
     }
-    let cached = if source.augment.is_none() {
-        source.encoded().map(|_| ())
-    } else {
-        Ok(())
-    };
+    let cached = if source.augment.is_none() { source.encoded().map(|_| ()) } else { Ok(()) };
     let order = match cached.and_then(|()| source.order(epoch)) {
         Ok(order) => order,
         Err(error) => return State::Failed(error),
     };
     let count = source.config.threads.min(steps - first);
     if count == 0 {
-        return State::InPlace {
-            source: Arc::clone(source),
-            order,
-            epoch,
-        };
+        return State::InPlace { source: Arc::clone(source), order, epoch };
     }
     let prefetch = source.config.prefetch;
     let source = Arc::clone(source);
@@ -441,18 +387,8 @@ impl Workers {
         let prepare = Arc::new(prepare);
         let stop = Arc::new(AtomicBool::new(false));
         let (batches, threads) = (Vec::new(), Vec::new());
-        let Range {
-            start: first,
-            end: steps,
-        } = steps;
-        let mut workers = Workers {
-            first,
-            steps,
-            epoch,
-            batches,
-            threads,
-            stop,
-        };
+        let Range { start: first, end: steps } = steps;
+        let mut workers = Workers { first, steps, epoch, batches, threads, stop };
         for worker in 0..count {
             let (sender, receiver) = bounded(prefetch.div_ceil(count).max(1));
             let (prepare, stop) = (Arc::clone(&prepare), Arc::clone(&workers.stop));
@@ -461,16 +397,10 @@ impl Workers {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let batch =
-                        catch_unwind(AssertUnwindSafe(|| prepare(step))).unwrap_or_else(|panic| {
-                            let reason = message(&*panic);
-                            Err(LoaderError::Batch {
-                                epoch,
-                                step,
-                                row: None,
-                                reason,
-                            })
-                        });
+                    let batch = catch_unwind(AssertUnwindSafe(|| prepare(step))).unwrap_or_else(|panic| {
+                        let reason = message(&*panic);
+                        Err(LoaderError::Batch { epoch, step, row: None, reason })
+                    });
                     let failed = batch.is_err();
                     if sender.send(batch).is_err() || failed {
                         return;
@@ -492,12 +422,7 @@ impl Workers {
         let channel = &self.batches[(step - self.first) % self.batches.len()];
         Some(channel.recv().unwrap_or_else(|_| {
             let reason = "its thread ended".to_owned();
-            Err(LoaderError::Batch {
-                epoch: self.epoch,
-                step,
-                row: None,
-                reason,
-            })
+            Err(LoaderError::Batch { epoch: self.epoch, step, row: None, reason })
         }))
     }
 }
@@ -521,18 +446,9 @@ impl Iterator for EpochBatches {
         let item = match std::mem::replace(&mut self.state, State::Done) {
             State::Done => None,
             State::Failed(error) => Some(Err(error)),
-            State::InPlace {
-                source,
-                order,
-                epoch,
-            } => {
-                let item =
-                    (self.next < source.steps()).then(|| source.batch(&order, epoch, self.next));
-                self.state = State::InPlace {
-                    source,
-                    order,
-                    epoch,
-                };
+            State::InPlace { source, order, epoch } => {
+                let item = (self.next < source.steps()).then(|| source.batch(&order, epoch, self.next));
+                self.state = State::InPlace { source, order, epoch };
                 item
             }
             State::Threads(workers) => {
@@ -563,10 +479,7 @@ mod tests {
     }
 
     fn epoch(workers: Workers) -> EpochBatches {
-        EpochBatches {
-            next: workers.first,
-            state: State::Threads(workers),
-        }
+        EpochBatches { next: workers.first, state: State::Threads(workers) }
     }
 
     #[test]

@@ -13,9 +13,7 @@ use crate::examples::{Examples, Store};
 use crate::intake::{Intake, take_in};
 use crate::schema::DataConfig;
 use crate::split::{Leak, Leakage, SIDES, Shares, SplitBy, SplitConfig, assign, leaks};
-use crate::summary::{
-    Conflicts, DataReport, EXAMPLES, Effect, LeakageReport, LengthCount, SideReport, StepReport,
-};
+use crate::summary::{Conflicts, DataReport, EXAMPLES, Effect, LeakageReport, LengthCount, SideReport, StepReport};
 
 /// What [`prepare`] gives.
 #[derive(Clone, Debug)]
@@ -68,22 +66,13 @@ pub fn prepare(
         let problem = "no column is named; a classifier learns from labels";
         return Err(DataError::config("data", "label", problem));
     }
-    let lists: Vec<(&str, &[PathBuf])> = [
-        Some(&data.train),
-        data.validation.as_ref(),
-        data.test.as_ref(),
-    ]
-    .into_iter()
-    .zip(SIDES)
-    .map(|(files, side)| (side, files.map_or(&[] as &[PathBuf], |files| files.paths())))
-    .collect();
+    let lists: Vec<(&str, &[PathBuf])> = [Some(&data.train), data.validation.as_ref(), data.test.as_ref()]
+        .into_iter()
+        .zip(SIDES)
+        .map(|(files, side)| (side, files.map_or(&[] as &[PathBuf], |files| files.paths())))
+        .collect();
     let needs_time = split.by == SplitBy::Time;
-    let Intake {
-        store,
-        labels,
-        renumbered,
-        mut report,
-    } = take_in(&lists, data, clean, None, needs_time, spool)?;
+    let Intake { store, labels, renumbered, mut report } = take_in(&lists, data, clean, None, needs_time, spool)?;
 
     let mut sides: [Vec<u32>; 3] = Default::default();
     for row in 0..store.len() {
@@ -105,31 +94,12 @@ pub fn prepare(
 
     let store = Arc::new(store);
     let (renumbered, labels) = (Arc::new(renumbered), Arc::new(labels));
-    let [train, validation, test] = sides.map(|rows| {
-        Arc::new(Examples::new(
-            store.clone(),
-            rows,
-            renumbered.clone(),
-            labels.clone(),
-        ))
-    });
-    finish(
-        &mut report,
-        &[
-            ("train", &*train),
-            ("validation", &*validation),
-            ("test", &*test),
-        ],
-    );
+    let [train, validation, test] =
+        sides.map(|rows| Arc::new(Examples::new(store.clone(), rows, renumbered.clone(), labels.clone())));
+    finish(&mut report, &[("train", &*train), ("validation", &*validation), ("test", &*test)]);
     check_classes(&train, data)?;
     let labels = labels.to_vec();
-    Ok(Prepared {
-        train,
-        validation,
-        test,
-        labels,
-        report,
-    })
+    Ok(Prepared { train, validation, test, labels, report })
 }
 
 /// Reads files to evaluate on: cleaned row by row like the training files, nothing dropped for being a duplicate.
@@ -144,27 +114,13 @@ pub fn read_examples(
     spool: &Path,
 ) -> Result<(Examples, DataReport), DataError> {
     let intake = take_in(&[("data", paths)], data, clean, Some(labels), false, spool)?;
-    let Intake {
-        store,
-        labels,
-        renumbered,
-        mut report,
-    } = intake;
+    let Intake { store, labels, renumbered, mut report } = intake;
     let rows: Vec<u32> = (0..store.len()).collect();
     if rows.is_empty() {
-        let reason =
-            "every row was dropped in cleaning; `tidemill data` shows by which step".to_owned();
-        return Err(DataError::EmptySplit {
-            side: "evaluation",
-            reason,
-        });
+        let reason = "every row was dropped in cleaning; `tidemill data` shows by which step".to_owned();
+        return Err(DataError::EmptySplit { side: "evaluation", reason });
     }
-    let examples = Examples::new(
-        Arc::new(store),
-        rows,
-        Arc::new(renumbered),
-        Arc::new(labels),
-    );
+    let examples = Examples::new(Arc::new(store), rows, Arc::new(renumbered), Arc::new(labels));
     report.split = "none".to_owned();
     finish(&mut report, &[("data", &examples)]);
     Ok((examples, report))
@@ -182,12 +138,7 @@ fn without_repeats(
     report.conflicts = Conflicts {
         texts: exact.conflicts.len() as u64,
         rows: exact.conflicts.iter().map(|rows| rows.len() as u64).sum(),
-        examples: exact
-            .conflicts
-            .iter()
-            .take(EXAMPLES)
-            .map(|rows| conflict(store, rows, labels, renumbered))
-            .collect(),
+        examples: exact.conflicts.iter().take(EXAMPLES).map(|rows| conflict(store, rows, labels, renumbered)).collect(),
     };
     let drop = |step: &str, gone: &[Repeat], rows: &mut Vec<u32>, report: &mut DataReport| {
         let mut step = StepReport::new(step, Effect::Dropped);
@@ -204,27 +155,16 @@ fn without_repeats(
             .conflicts
             .iter()
             .flat_map(|rows| {
-                let other = |row: u32| {
-                    rows.iter()
-                        .copied()
-                        .find(|other| *other != row)
-                        .unwrap_or(row)
-                };
-                rows.iter().map(move |row| Repeat {
-                    row: *row,
-                    of: other(*row),
-                })
+                let other = |row: u32| rows.iter().copied().find(|other| *other != row).unwrap_or(row);
+                rows.iter().map(move |row| Repeat { row: *row, of: other(*row) })
             })
             .collect();
         gone.sort_unstable_by_key(|repeat| repeat.row);
         drop("same text, other label", &gone, &mut rows, report);
     }
     if clean.duplicates == Repeats::Drop {
-        let gone: Vec<Repeat> = exact
-            .duplicates
-            .into_iter()
-            .filter(|repeat| rows.binary_search(&repeat.row).is_ok())
-            .collect();
+        let gone: Vec<Repeat> =
+            exact.duplicates.into_iter().filter(|repeat| rows.binary_search(&repeat.row).is_ok()).collect();
         drop("duplicates", &gone, &mut rows, report);
     }
     if clean.near_duplicates == Repeats::Drop {
@@ -238,18 +178,10 @@ fn conflict(store: &Store, rows: &[u32], labels: &[String], renumbered: &[u32]) 
     let named = rows.iter().take(4).map(|row| {
         let label = renumbered.get(store.record(*row).label as usize);
         let label = label.and_then(|label| labels.get(*label as usize));
-        format!(
-            "{} `{}`",
-            store.describe(*row),
-            shortened(label.map_or("", String::as_str))
-        )
+        format!("{} `{}`", store.describe(*row), shortened(label.map_or("", String::as_str)))
     });
     let text = rows.first().map_or("", |row| store.text(*row));
-    format!(
-        "{:?}: {}",
-        shortened(text),
-        named.collect::<Vec<_>>().join(", ")
-    )
+    format!("{:?}: {}", shortened(text), named.collect::<Vec<_>>().join(", "))
 }
 
 fn without_leaks(
@@ -276,20 +208,12 @@ fn without_leaks(
             with: name(first.with).to_owned(),
             rows: pair.len() as u64,
             dropped: policy == Leakage::Drop,
-            examples: pair
-                .iter()
-                .take(EXAMPLES)
-                .map(|leak| pair_of_rows(store, leak))
-                .collect(),
+            examples: pair.iter().take(EXAMPLES).map(|leak| pair_of_rows(store, leak)).collect(),
         });
     }
     if policy == Leakage::Drop && !found.is_empty() {
         for (side, rows) in (0..).zip(sides.iter_mut()) {
-            let mut gone: Vec<u32> = found
-                .iter()
-                .filter(|leak| leak.side == side)
-                .map(|leak| leak.row)
-                .collect();
+            let mut gone: Vec<u32> = found.iter().filter(|leak| leak.side == side).map(|leak| leak.row).collect();
             gone.sort_unstable();
             rows.retain(|row| gone.binary_search(row).is_err());
         }
@@ -299,43 +223,22 @@ fn without_leaks(
 
 fn pair_of_rows(store: &Store, leak: &Leak) -> String {
     let text = shortened(store.text(leak.row));
-    format!(
-        "{} and {}: {text:?}",
-        store.describe(leak.row),
-        store.describe(leak.other)
-    )
+    format!("{} and {}: {text:?}", store.describe(leak.row), store.describe(leak.other))
 }
 
 fn check_sides(sides: &[Vec<u32>; 3], data: &DataConfig, shares: Shares) -> Result<(), DataError> {
     let [train, validation, test] = sides;
-    let counts = || {
-        format!(
-            "train {}, validation {}, test {} rows",
-            train.len(),
-            validation.len(),
-            test.len()
-        )
-    };
+    let counts = || format!("train {}, validation {}, test {} rows", train.len(), validation.len(), test.len());
     let files_named = [true, data.validation.is_some(), data.test.is_some()];
-    let share_asked = [
-        false,
-        shares.validation > 0.0 || shares.folded,
-        shares.test > 0.0,
-    ];
+    let share_asked = [false, shares.validation > 0.0 || shares.folded, shares.test > 0.0];
     for (i, rows) in sides.iter().enumerate() {
         let named = files_named.get(i).copied().unwrap_or_default();
         let asked = share_asked.get(i).copied().unwrap_or_default();
         if rows.is_empty() && (named || asked) {
             let reason = if named {
-                format!(
-                    "its files gave no usable row, see `tidemill data`; {}",
-                    counts()
-                )
+                format!("its files gave no usable row, see `tidemill data`; {}", counts())
             } else {
-                format!(
-                    "{}; ask for a larger share under [split], or give more data",
-                    counts()
-                )
+                format!("{}; ask for a larger share under [split], or give more data", counts())
             };
             let side = SIDES.get(i).copied().unwrap_or_default();
             return Err(DataError::EmptySplit { side, reason });
@@ -346,25 +249,13 @@ fn check_sides(sides: &[Vec<u32>; 3], data: &DataConfig, shares: Shares) -> Resu
 
 fn check_classes(train: &Examples, data: &DataConfig) -> Result<(), DataError> {
     let counts = train.class_counts();
-    let mut present = train
-        .labels()
-        .iter()
-        .zip(&counts)
-        .filter(|(_, count)| **count > 0);
+    let mut present = train.labels().iter().zip(&counts).filter(|(_, count)| **count > 0);
     let (first, second) = (present.next(), present.next());
     match (first, second) {
         (Some((label, _)), None) => {
-            let files = data
-                .train
-                .paths()
-                .iter()
-                .map(|path| path.display().to_string());
+            let files = data.train.paths().iter().map(|path| path.display().to_string());
             let from = files.collect::<Vec<_>>().join(", ");
-            Err(DataError::OneClass {
-                from,
-                rows: train.len(),
-                label: shortened(label),
-            })
+            Err(DataError::OneClass { from, rows: train.len(), label: shortened(label) })
         }
         _ => Ok(()),
     }
@@ -378,12 +269,7 @@ fn finish(report: &mut DataReport, sides: &[(&str, &Examples)]) {
         let labelled: u64 = classes.iter().sum();
         let rows = examples.len() as u64;
         let unlabelled = rows.saturating_sub(labelled);
-        report.sides.push(SideReport {
-            side: (*name).to_owned(),
-            rows,
-            classes,
-            unlabelled,
-        });
+        report.sides.push(SideReport { side: (*name).to_owned(), rows, classes, unlabelled });
         report.rows_kept += rows;
         for text in examples.texts() {
             lengths.add(text.split_whitespace().count() as u64);
@@ -396,28 +282,16 @@ fn finish(report: &mut DataReport, sides: &[(&str, &Examples)]) {
     for (label, count) in report.labels.iter().zip(&train.classes) {
         let label = shortened(label);
         match count {
-            0 => report
-                .warnings
-                .push(format!("no training example has the label `{label}`")),
-            1..10 => report.warnings.push(format!(
-                "only {count} training examples have the label `{label}`"
-            )),
+            0 => report.warnings.push(format!("no training example has the label `{label}`")),
+            1..10 => report.warnings.push(format!("only {count} training examples have the label `{label}`")),
             _ => {}
         }
     }
-    if report.conflicts.texts > 0
-        && !report
-            .steps
-            .iter()
-            .any(|step| step.step == "same text, other label")
-    {
+    if report.conflicts.texts > 0 && !report.steps.iter().any(|step| step.step == "same text, other label") {
         let warning = "texts with more than one label were kept; `conflicts = \"drop\"` under [clean] drops them";
         report.warnings.push(warning.to_owned());
     }
     for leak in report.leakage.iter().filter(|leak| !leak.dropped) {
-        report.warnings.push(format!(
-            "{} rows of {} leak into {}",
-            leak.rows, leak.side, leak.with
-        ));
+        report.warnings.push(format!("{} rows of {} leak into {}", leak.rows, leak.side, leak.with));
     }
 }

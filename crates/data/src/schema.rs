@@ -102,11 +102,7 @@ impl DataConfig {
 
     /// Makes relative paths start at `folder`, the recipe's.
     pub fn resolve(&mut self, folder: &Path) {
-        let files = [
-            Some(&mut self.train),
-            self.validation.as_mut(),
-            self.test.as_mut(),
-        ];
+        let files = [Some(&mut self.train), self.validation.as_mut(), self.test.as_mut()];
         for path in files.into_iter().flatten().flat_map(|files| &mut files.0) {
             *path = folder.join(&*path);
         }
@@ -118,14 +114,8 @@ impl DataConfig {
         if self.train.0.is_empty() {
             return wrong("train", "the list is empty; name at least one file");
         }
-        if self
-            .delimiter
-            .is_some_and(|c| !c.is_ascii() || c == '\n' || c == '\r')
-        {
-            return wrong(
-                "delimiter",
-                "must be one ASCII character, and no line break",
-            );
+        if self.delimiter.is_some_and(|c| !c.is_ascii() || c == '\n' || c == '\r') {
+            return wrong("delimiter", "must be one ASCII character, and no line break");
         }
         if !(1..=1 << 30).contains(&self.max_row_bytes) {
             return wrong("max_row_bytes", "must lie between 1 and 1073741824");
@@ -334,33 +324,18 @@ pub(crate) enum LabelValue<'a> {
 impl LabelColumn {
     /// Plain labels from a column.
     pub fn new(column: impl Into<Column>) -> Self {
-        Self {
-            column: column.into(),
-            cut: Vec::new(),
-            map: BTreeMap::new(),
-        }
+        Self { column: column.into(), cut: Vec::new(), map: BTreeMap::new() }
     }
 
     fn check(&self) -> Result<(), DataError> {
         for cut in &self.cut {
             let bounds = [cut.above, cut.at_least, cut.below, cut.at_most];
             if bounds.iter().all(Option::is_none) {
-                let problem = format!(
-                    "`{}` needs a bound: above, at_least, below or at_most",
-                    cut.label
-                );
+                let problem = format!("`{}` needs a bound: above, at_least, below or at_most", cut.label);
                 return Err(DataError::config("data", "label.cut", problem));
             }
-            let low = cut
-                .above
-                .into_iter()
-                .chain(cut.at_least)
-                .fold(f64::NEG_INFINITY, f64::max);
-            let high = cut
-                .below
-                .into_iter()
-                .chain(cut.at_most)
-                .fold(f64::INFINITY, f64::min);
+            let low = cut.above.into_iter().chain(cut.at_least).fold(f64::NEG_INFINITY, f64::max);
+            let high = cut.below.into_iter().chain(cut.at_most).fold(f64::INFINITY, f64::min);
             if low > high || bounds.iter().flatten().any(|bound| bound.is_nan()) {
                 let problem = format!("no number lies in the interval of `{}`", cut.label);
                 return Err(DataError::config("data", "label.cut", problem));
@@ -375,9 +350,7 @@ impl LabelColumn {
             let number: f64 = match raw.trim().parse() {
                 Ok(number) if f64::is_finite(number) => number,
                 _ => {
-                    return Err(RowProblem::NotANumber {
-                        value: shortened(raw),
-                    });
+                    return Err(RowProblem::NotANumber { value: shortened(raw) });
                 }
             };
             match self.cut.iter().find(|cut| cut.holds(number)) {
@@ -422,8 +395,7 @@ impl<'de> Deserialize<'de> for LabelColumn {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<LabelColumn, A::Error> {
-                let Table { column, cut, map } =
-                    Table::deserialize(MapAccessDeserializer::new(map))?;
+                let Table { column, cut, map } = Table::deserialize(MapAccessDeserializer::new(map))?;
                 Ok(LabelColumn { column, cut, map })
             }
         }
@@ -447,9 +419,7 @@ impl<'de> Deserialize<'de> for Quote {
         match text.as_bytes() {
             [] => Ok(Self(None)),
             [byte] if byte.is_ascii() && !byte.is_ascii_control() => Ok(Self(Some(*byte))),
-            _ => Err(de::Error::custom(
-                "a quote is one ASCII character, or \"\" for none",
-            )),
+            _ => Err(de::Error::custom("a quote is one ASCII character, or \"\" for none")),
         }
     }
 }
@@ -471,25 +441,17 @@ pub(crate) fn time(raw: &str) -> Result<i64, RowProblem> {
     if let Ok(number) = text.parse::<i64>() {
         return Ok(number);
     }
-    if let Some(number) = text
-        .parse::<f64>()
-        .ok()
-        .filter(|number| number.abs() < 9e18)
-    {
+    if let Some(number) = text.parse::<f64>().ok().filter(|number| number.abs() < 9e18) {
         return Ok(number.floor() as i64);
     }
-    iso_8601(text).ok_or_else(|| RowProblem::NotATime {
-        value: shortened(raw),
-    })
+    iso_8601(text).ok_or_else(|| RowProblem::NotATime { value: shortened(raw) })
 }
 
 /// `2026-01-31`, `2026-01-31T12:30`, `2026-01-31 12:30:59.5+02:00`, `…Z`; without a zone it is UTC.
 fn iso_8601(text: &str) -> Option<i64> {
     let number = |text: &str, low: i64, high: i64| {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse::<i64>()
-            .ok()
-            .filter(|n| digits && (low..=high).contains(n))
+        text.parse::<i64>().ok().filter(|n| digits && (low..=high).contains(n))
     };
     let (date, clock) = match text.split_once(['T', 't', ' ']) {
         Some((date, clock)) => (date, Some(clock)),
@@ -511,14 +473,7 @@ fn iso_8601(text: &str) -> Option<i64> {
                     let minutes = digits.get(2..).filter(|m| !m.is_empty());
                     let minutes = minutes.map_or(Some(0), |m| number(m, 0, 59))?;
                     let offset = hours * 3600 + minutes * 60;
-                    (
-                        clock,
-                        if zone.starts_with('-') {
-                            -offset
-                        } else {
-                            offset
-                        },
-                    )
+                    (clock, if zone.starts_with('-') { -offset } else { offset })
                 }
                 None => (clock, 0),
             },
@@ -526,9 +481,7 @@ fn iso_8601(text: &str) -> Option<i64> {
         let mut parts = clock.splitn(3, ':');
         let hours = number(parts.next()?, 0, 24)?;
         let minutes = number(parts.next()?, 0, 59)?;
-        let whole = parts
-            .next()
-            .map(|s| s.split('.').next().unwrap_or_default());
+        let whole = parts.next().map(|s| s.split('.').next().unwrap_or_default());
         let second = whole.map_or(Some(0), |s| number(s, 0, 60))?;
         seconds += hours * 3600 + minutes * 60 + second - offset;
     }
@@ -561,14 +514,7 @@ mod tests {
         ] {
             assert_eq!(time(text), Ok(wanted), "{text}");
         }
-        for text in [
-            "",
-            "yesterday",
-            "2026-13-01",
-            "2026-01-01T25:00",
-            "2026-01-01T10:00+",
-            "NaN",
-        ] {
+        for text in ["", "yesterday", "2026-13-01", "2026-01-01T25:00", "2026-01-01T10:00+", "NaN"] {
             assert!(time(text).is_err(), "{text}");
         }
     }
@@ -587,46 +533,24 @@ mod tests {
             LabelValue::Label(label) => label.into_owned(),
             LabelValue::Outside => "outside".to_owned(),
         };
-        assert_eq!(
-            ["-0.6", "-0.5", "0.5", " 3 "].map(value),
-            ["negative", "outside", "1", "1"]
-        );
+        assert_eq!(["-0.6", "-0.5", "0.5", " 3 "].map(value), ["negative", "outside", "1", "1"]);
         assert!(label.value("three").is_err());
         assert!(label.value("NaN").is_err());
     }
 
     #[test]
     fn wrong_values_name_their_key() {
-        let parse =
-            |text: &str| toml::from_str::<DataConfig>(text).map_err(|error| error.to_string());
-        assert!(
-            parse("train = 'a'\ntext = 0")
-                .unwrap_err()
-                .contains("the first is 1")
-        );
-        assert!(
-            parse("train = 'a'\nquote = 'ab'")
-                .unwrap_err()
-                .contains("one ASCII character")
-        );
-        assert!(
-            parse("train = 'a'\nlabel = { column = 1, cutt = [] }")
-                .unwrap_err()
-                .contains("cutt")
-        );
+        let parse = |text: &str| toml::from_str::<DataConfig>(text).map_err(|error| error.to_string());
+        assert!(parse("train = 'a'\ntext = 0").unwrap_err().contains("the first is 1"));
+        assert!(parse("train = 'a'\nquote = 'ab'").unwrap_err().contains("one ASCII character"));
+        assert!(parse("train = 'a'\nlabel = { column = 1, cutt = [] }").unwrap_err().contains("cutt"));
         let check = |text: &str| parse(text).unwrap().check().unwrap_err().to_string();
         assert!(check("train = []").contains("[data] train"));
         assert!(check("train = 'a'\nlabels = ['x', 'x']").contains("[data] labels"));
-        assert!(
-            check("train = 'a'\nlabel = { column = 1, cut = [{ label = 'x' }] }")
-                .contains("label.cut")
-        );
+        assert!(check("train = 'a'\nlabel = { column = 1, cut = [{ label = 'x' }] }").contains("label.cut"));
         let mut config = parse("train = ['a', '/b']\nvalidation = 'c'").unwrap();
         config.resolve(Path::new("/r"));
-        assert_eq!(
-            config.train.paths(),
-            [PathBuf::from("/r/a"), PathBuf::from("/b")]
-        );
+        assert_eq!(config.train.paths(), [PathBuf::from("/r/a"), PathBuf::from("/b")]);
         assert_eq!(config.validation.unwrap().paths(), [PathBuf::from("/r/c")]);
     }
 }

@@ -36,14 +36,7 @@ pub struct SplitConfig {
 
 impl Default for SplitConfig {
     fn default() -> Self {
-        Self {
-            by: SplitBy::Stratified,
-            validation: None,
-            test: None,
-            folds: 5,
-            fold: 1,
-            leakage: Leakage::Drop,
-        }
+        Self { by: SplitBy::Stratified, validation: None, test: None, folds: 5, fold: 1, leakage: Leakage::Drop }
     }
 }
 
@@ -102,82 +95,43 @@ impl SplitConfig {
 
     pub(crate) fn shares(&self, data: &DataConfig) -> Result<Shares, DataError> {
         let wrong = |key, problem: &str| Err(DataError::config("split", key, problem));
-        let given = [
-            ("validation", self.validation, &data.validation),
-            ("test", self.test, &data.test),
-        ];
+        let given = [("validation", self.validation, &data.validation), ("test", self.test, &data.test)];
         for (key, share, files) in given {
             if share.is_some_and(|share| !(0.0..1.0).contains(&share)) {
                 return wrong(key, "a share is a number from 0 to below 1");
             }
             if files.is_some() && share.is_some_and(|share| share > 0.0) {
-                return wrong(
-                    key,
-                    "a share is asked for, but [data] also names files; keep one of the two",
-                );
+                return wrong(key, "a share is asked for, but [data] also names files; keep one of the two");
             }
         }
         let folded = self.by == SplitBy::KFold;
         if folded && (self.folds < 2 || self.fold == 0 || self.fold > self.folds) {
-            return wrong(
-                "fold",
-                "must lie between 1 and `folds`, and `folds` must be at least 2",
-            );
+            return wrong("fold", "must lie between 1 and `folds`, and `folds` must be at least 2");
         }
         if folded && (self.validation.is_some() || data.validation.is_some()) {
-            return wrong(
-                "validation",
-                "k-fold takes the validation side from `folds`; leave validation out",
-            );
+            return wrong("validation", "k-fold takes the validation side from `folds`; leave validation out");
         }
         match self.by {
             SplitBy::Group if data.group.is_none() => {
-                return wrong(
-                    "by",
-                    "`group` needs `group` under [data], the column that holds the groups",
-                );
+                return wrong("by", "`group` needs `group` under [data], the column that holds the groups");
             }
             SplitBy::Time if data.time.is_none() => {
-                return wrong(
-                    "by",
-                    "`time` needs `time` under [data], the column that holds the times",
-                );
+                return wrong("by", "`time` needs `time` under [data], the column that holds the times");
             }
             _ => {}
         }
-        let default = if data.validation.is_some() || data.test.is_some() {
-            0.0
-        } else {
-            0.1
-        };
-        let validation = if folded {
-            0.0
-        } else {
-            self.validation.unwrap_or(default)
-        };
+        let default = if data.validation.is_some() || data.test.is_some() { 0.0 } else { 0.1 };
+        let validation = if folded { 0.0 } else { self.validation.unwrap_or(default) };
         let test = self.test.unwrap_or(if folded { 0.0 } else { default });
         if validation + test >= 1.0 {
-            return wrong(
-                "validation",
-                "validation and test together leave nothing for training",
-            );
+            return wrong("validation", "validation and test together leave nothing for training");
         }
-        Ok(Shares {
-            validation,
-            test,
-            folded,
-        })
+        Ok(Shares { validation, test, folded })
     }
 
     /// How the sides are made, in words.
     pub(crate) fn describe(&self, data: &DataConfig, shares: Shares) -> String {
-        if shares
-            == (Shares {
-                validation: 0.0,
-                test: 0.0,
-                folded: false,
-            })
-        {
+        if shares == (Shares { validation: 0.0, test: 0.0, folded: false }) {
             return "by files".to_owned();
         }
         let way = match self.by {
@@ -201,31 +155,20 @@ struct Unit {
 }
 
 /// The side of each of `rows`, in their order.
-pub(crate) fn assign(
-    store: &Store,
-    rows: &[u32],
-    config: &SplitConfig,
-    shares: Shares,
-    seed: u64,
-) -> Vec<u8> {
+pub(crate) fn assign(store: &Store, rows: &[u32], config: &SplitConfig, shares: Shares, seed: u64) -> Vec<u8> {
     let mut sides = vec![TRAIN; rows.len()];
     if shares.validation == 0.0 && shares.test == 0.0 && !shares.folded {
         return sides;
     }
     let records: Vec<Record> = rows.par_iter().map(|row| store.record(*row)).collect();
     if config.by == SplitBy::Hash {
-        sides
-            .par_iter_mut()
-            .zip(&records)
-            .for_each(|(side, record)| *side = by_hash(record, shares, seed));
+        sides.par_iter_mut().zip(&records).for_each(|(side, record)| *side = by_hash(record, shares, seed));
         return sides;
     }
     let mut units = units(&records, config.by == SplitBy::Group);
     let classes: Vec<Vec<Unit>> = match config.by {
         SplitBy::Time => {
-            units.sort_by_key(|unit| {
-                std::cmp::Reverse((unit.latest, unit.members.first().copied()))
-            });
+            units.sort_by_key(|unit| std::cmp::Reverse((unit.latest, unit.members.first().copied())));
             vec![units]
         }
         SplitBy::Stratified | SplitBy::KFold => {
@@ -233,10 +176,7 @@ pub(crate) fn assign(
             units.sort_by_key(|unit| unit.label);
             let mut classes: Vec<Vec<Unit>> = Vec::new();
             for unit in units {
-                match classes
-                    .last_mut()
-                    .filter(|class| class[0].label == unit.label)
-                {
+                match classes.last_mut().filter(|class| class[0].label == unit.label) {
                     Some(class) => class.push(unit),
                     None => classes.push(vec![unit]),
                 }
@@ -249,12 +189,7 @@ pub(crate) fn assign(
         }
     };
     let in_order = config.by == SplitBy::Time;
-    let mut dealer = Dealer::new(
-        shares,
-        in_order,
-        rows.len(),
-        if shares.folded { config.folds } else { 0 },
-    );
+    let mut dealer = Dealer::new(shares, in_order, rows.len(), if shares.folded { config.folds } else { 0 });
     for class in &classes {
         dealer.class(class, config.fold, &mut sides);
     }
@@ -287,19 +222,10 @@ fn units(records: &[Record], by_group: bool) -> Vec<Unit> {
             parents[a.max(b) as usize] = a.min(b);
         }
     };
-    join(
-        (0..)
-            .zip(records)
-            .map(|(at, record)| (record.folded, at))
-            .collect(),
-    );
+    join((0..).zip(records).map(|(at, record)| (record.folded, at)).collect());
     if by_group {
         let grouped = (0..).zip(records).filter(|(_, record)| record.group != 0);
-        join(
-            grouped
-                .map(|(at, record)| (u128::from(record.group), at))
-                .collect(),
-        );
+        join(grouped.map(|(at, record)| (u128::from(record.group), at)).collect());
     }
     let mut units: Vec<Unit> = Vec::new();
     let mut unit_of = vec![0_u32; records.len()];
@@ -307,11 +233,7 @@ fn units(records: &[Record], by_group: bool) -> Vec<Unit> {
         let first = root(&mut parents, at);
         if first == at {
             unit_of[at as usize] = units.len() as u32;
-            units.push(Unit {
-                members: vec![at],
-                label: record.label,
-                latest: record.time,
-            });
+            units.push(Unit { members: vec![at], label: record.label, latest: record.time });
         } else if let Some(unit) = units.get_mut(unit_of[first as usize] as usize) {
             unit.members.push(at);
             unit.latest = unit.latest.max(record.time);
@@ -342,14 +264,7 @@ struct Dealer {
 
 impl Dealer {
     fn new(shares: Shares, in_order: bool, rows: usize, folds: usize) -> Self {
-        Self {
-            shares,
-            in_order,
-            rows,
-            dealt: 0,
-            taken: [0; 3],
-            folds: vec![0; folds],
-        }
+        Self { shares, in_order, rows, dealt: 0, taken: [0; 3], folds: vec![0; folds] }
     }
 
     fn class(&mut self, units: &[Unit], fold: usize, sides: &mut [u8]) {
@@ -360,14 +275,9 @@ impl Dealer {
             let wanted = (share * self.dealt.min(self.rows) as f64).round() as usize;
             wanted.saturating_sub(taken)
         };
-        let most = if units.len() > 1 {
-            size.saturating_sub(1)
-        } else {
-            0
-        };
+        let most = if units.len() > 1 { size.saturating_sub(1) } else { 0 };
         let test = due(self.shares.test, self.taken[TEST as usize]).min(most);
-        let validation =
-            due(self.shares.validation, self.taken[VALIDATION as usize]).min(most - test);
+        let validation = due(self.shares.validation, self.taken[VALIDATION as usize]).min(most - test);
         let mut got = [0_usize; 3];
         let mut in_folds = vec![0_usize; self.folds.len()];
         let mut side = TEST;
@@ -389,9 +299,7 @@ impl Dealer {
             } else if self.folds.is_empty() {
                 TRAIN
             } else {
-                let least = (0..in_folds.len())
-                    .min_by_key(|f| (in_folds[*f], self.folds[*f]))
-                    .unwrap_or(0);
+                let least = (0..in_folds.len()).min_by_key(|f| (in_folds[*f], self.folds[*f])).unwrap_or(0);
                 in_folds[least] += length;
                 self.folds[least] += length;
                 if least + 1 == fold { VALIDATION } else { TRAIN }
@@ -422,10 +330,7 @@ pub(crate) struct Leak {
 pub(crate) fn leaks(store: &Store, sides: &[Vec<u32>; 3]) -> Vec<Leak> {
     let mut keys: Vec<(u128, u8, u32)> = Vec::new();
     for (side, rows) in (0..).zip(sides) {
-        keys.par_extend(
-            rows.par_iter()
-                .map(|row| (store.record(*row).folded, side, *row)),
-        );
+        keys.par_extend(rows.par_iter().map(|row| (store.record(*row).folded, side, *row)));
     }
     keys.par_sort_unstable();
     let mut leaks = Vec::new();
@@ -433,12 +338,7 @@ pub(crate) fn leaks(store: &Store, sides: &[Vec<u32>; 3]) -> Vec<Leak> {
         for (_, side, row) in run {
             for with in side + 1..=TEST {
                 if let Some((_, _, other)) = run.iter().find(|(_, other, _)| *other == with) {
-                    leaks.push(Leak {
-                        row: *row,
-                        side: *side,
-                        other: *other,
-                        with,
-                    });
+                    leaks.push(Leak { row: *row, side: *side, other: *other, with });
                 }
             }
         }
@@ -457,39 +357,21 @@ mod tests {
 
     fn store(records: &[Record]) -> (Store, Vec<u32>) {
         let mut spool = Spool::in_memory();
-        records
-            .iter()
-            .for_each(|record| spool.push("", *record).unwrap());
-        (
-            spool.finish(Vec::new()).unwrap(),
-            (0..records.len() as u32).collect(),
-        )
+        records.iter().for_each(|record| spool.push("", *record).unwrap());
+        (spool.finish(Vec::new()).unwrap(), (0..records.len() as u32).collect())
     }
 
     fn record(text: u32, label: u32, group: u64) -> Record {
         let folded = xxhash_rust::xxh3::xxh3_128(&text.to_le_bytes());
-        Record {
-            label,
-            group,
-            folded,
-            time: i64::from(text),
-            ..Record::default()
-        }
+        Record { label, group, folded, time: i64::from(text), ..Record::default() }
     }
 
     fn shares(validation: f64, test: f64) -> Shares {
-        Shares {
-            validation,
-            test,
-            folded: false,
-        }
+        Shares { validation, test, folded: false }
     }
 
     fn by(by: SplitBy) -> SplitConfig {
-        SplitConfig {
-            by,
-            ..SplitConfig::default()
-        }
+        SplitConfig { by, ..SplitConfig::default() }
     }
 
     fn counts(sides: &[u8]) -> [usize; 3] {
@@ -498,22 +380,14 @@ mod tests {
 
     #[test]
     fn stratified_gives_every_class_its_share_and_totals_come_out() {
-        let records: Vec<Record> = (0..1000)
-            .map(|i| record(i, u32::from(i % 10 == 0), 0))
-            .collect();
+        let records: Vec<Record> = (0..1000).map(|i| record(i, u32::from(i % 10 == 0), 0)).collect();
         let (store, rows) = store(&records);
         let sides = assign(&store, &rows, &by(SplitBy::Stratified), shares(0.2, 0.1), 5);
         assert_eq!(counts(&sides), [700, 200, 100]);
         let rare: Vec<u8> = sides.iter().step_by(10).copied().collect();
         assert_eq!(counts(&rare), [70, 20, 10]);
-        assert_eq!(
-            sides,
-            assign(&store, &rows, &by(SplitBy::Stratified), shares(0.2, 0.1), 5)
-        );
-        assert_ne!(
-            sides,
-            assign(&store, &rows, &by(SplitBy::Stratified), shares(0.2, 0.1), 6)
-        );
+        assert_eq!(sides, assign(&store, &rows, &by(SplitBy::Stratified), shares(0.2, 0.1), 5));
+        assert_ne!(sides, assign(&store, &rows, &by(SplitBy::Stratified), shares(0.2, 0.1), 6));
     }
 
     #[test]
@@ -548,10 +422,7 @@ mod tests {
         let (some, few) = store(&records[1000..1500]);
         let config = by(SplitBy::Hash);
         let grown = assign(&all, &rows, &config, shares(0.1, 0.1), 3);
-        assert_eq!(
-            assign(&some, &few, &config, shares(0.1, 0.1), 3),
-            grown[1000..1500]
-        );
+        assert_eq!(assign(&some, &few, &config, shares(0.1, 0.1), 3), grown[1000..1500]);
         let [train, validation, test] = counts(&grown);
         assert!(train > 3000 && (300..500).contains(&validation) && (300..500).contains(&test));
     }
@@ -562,23 +433,10 @@ mod tests {
         let (store, rows) = store(&records);
         let mut validated = vec![0; rows.len()];
         for fold in 1..=4 {
-            let config = SplitConfig {
-                by: SplitBy::KFold,
-                folds: 4,
-                fold,
-                ..SplitConfig::default()
-            };
-            let folded = Shares {
-                validation: 0.0,
-                test: 0.0,
-                folded: true,
-            };
+            let config = SplitConfig { by: SplitBy::KFold, folds: 4, fold, ..SplitConfig::default() };
+            let folded = Shares { validation: 0.0, test: 0.0, folded: true };
             let sides = assign(&store, &rows, &config, folded, 9);
-            assert!(
-                (23..=29).contains(&counts(&sides)[1]),
-                "{:?}",
-                counts(&sides)
-            );
+            assert!((23..=29).contains(&counts(&sides)[1]), "{:?}", counts(&sides));
             for (count, side) in validated.iter_mut().zip(&sides) {
                 *count += usize::from(*side == VALIDATION);
             }
@@ -589,38 +447,15 @@ mod tests {
     #[test]
     fn shares_and_files_are_checked_together() {
         let mut data = DataConfig::new("a.csv");
-        let check =
-            |split: SplitConfig, data: &DataConfig| split.check(data).unwrap_err().to_string();
+        let check = |split: SplitConfig, data: &DataConfig| split.check(data).unwrap_err().to_string();
         assert!(check(by(SplitBy::Group), &data).contains("[split] by"));
-        assert!(
-            check(
-                SplitConfig {
-                    test: Some(1.5),
-                    ..Default::default()
-                },
-                &data
-            )
-            .contains("[split] test")
-        );
-        let all = SplitConfig {
-            validation: Some(0.5),
-            test: Some(0.5),
-            ..Default::default()
-        };
+        assert!(check(SplitConfig { test: Some(1.5), ..Default::default() }, &data).contains("[split] test"));
+        let all = SplitConfig { validation: Some(0.5), test: Some(0.5), ..Default::default() };
         assert!(check(all, &data).contains("nothing for training"));
-        assert_eq!(
-            SplitConfig::default().shares(&data).unwrap(),
-            shares(0.1, 0.1)
-        );
+        assert_eq!(SplitConfig::default().shares(&data).unwrap(), shares(0.1, 0.1));
         data.validation = Some("b.csv".into());
-        assert_eq!(
-            SplitConfig::default().shares(&data).unwrap(),
-            shares(0.0, 0.0)
-        );
-        let both = SplitConfig {
-            validation: Some(0.1),
-            ..Default::default()
-        };
+        assert_eq!(SplitConfig::default().shares(&data).unwrap(), shares(0.0, 0.0));
+        let both = SplitConfig { validation: Some(0.1), ..Default::default() };
         assert!(check(both, &data).contains("keep one"));
     }
 

@@ -64,17 +64,10 @@ pub struct Tally {
 
 impl Tally {
     pub(crate) fn count(list: &mut Vec<Self>, what: &str, example: impl FnOnce() -> String) {
-        let index = list
-            .iter()
-            .position(|tally| tally.what == what)
-            .unwrap_or_else(|| {
-                list.push(Self {
-                    what: what.to_owned(),
-                    rows: 0,
-                    examples: Vec::new(),
-                });
-                list.len() - 1
-            });
+        let index = list.iter().position(|tally| tally.what == what).unwrap_or_else(|| {
+            list.push(Self { what: what.to_owned(), rows: 0, examples: Vec::new() });
+            list.len() - 1
+        });
         if let Some(tally) = list.get_mut(index) {
             tally.rows += 1;
             if tally.examples.len() < EXAMPLES {
@@ -111,12 +104,7 @@ pub struct StepReport {
 
 impl StepReport {
     pub(crate) fn new(step: &str, effect: Effect) -> Self {
-        Self {
-            step: step.to_owned(),
-            effect,
-            rows: 0,
-            examples: Vec::new(),
-        }
+        Self { step: step.to_owned(), effect, rows: 0, examples: Vec::new() }
     }
 
     pub(crate) fn wants_example(&self) -> bool {
@@ -133,16 +121,8 @@ impl StepReport {
 
 /// Both texts, short, from a little before the place where they begin to differ.
 fn window(before: &str, after: &str) -> (String, String) {
-    let same = before
-        .chars()
-        .zip(after.chars())
-        .take_while(|(a, b)| a == b)
-        .count();
-    let skip = if before.chars().nth(60).is_some() {
-        same.saturating_sub(20)
-    } else {
-        0
-    };
+    let same = before.chars().zip(after.chars()).take_while(|(a, b)| a == b).count();
+    let skip = if before.chars().nth(60).is_some() { same.saturating_sub(20) } else { 0 };
     let cut = |text: &str| {
         let rest: String = text.chars().skip(skip).take(61).collect();
         let rest = shortened(&rest);
@@ -234,27 +214,14 @@ pub(crate) struct LengthCount {
 
 impl LengthCount {
     pub(crate) fn new() -> Self {
-        Self {
-            exact: vec![0; COUNTED],
-            bins: [0; 66],
-            texts: 0,
-            words: 0,
-            longest: 0,
-        }
+        Self { exact: vec![0; COUNTED], bins: [0; 66], texts: 0, words: 0, longest: 0 }
     }
 
     pub(crate) fn add(&mut self, length: u64) {
-        if let Some(count) = usize::try_from(length)
-            .ok()
-            .and_then(|length| self.exact.get_mut(length))
-        {
+        if let Some(count) = usize::try_from(length).ok().and_then(|length| self.exact.get_mut(length)) {
             *count += 1;
         }
-        let bin = if length == 0 {
-            0
-        } else {
-            1 + (u64::BITS - (length - 1).leading_zeros()) as usize
-        };
+        let bin = if length == 0 { 0 } else { 1 + (u64::BITS - (length - 1).leading_zeros()) as usize };
         if let Some(count) = self.bins.get_mut(bin) {
             *count += 1;
         }
@@ -276,33 +243,19 @@ impl LengthCount {
     }
 
     pub(crate) fn finish(&self) -> Lengths {
-        let last = self
-            .bins
-            .iter()
-            .rposition(|count| *count > 0)
-            .map_or(0, |last| last + 1);
+        let last = self.bins.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
         let first = self.bins.iter().position(|count| *count > 0).unwrap_or(0);
         let bound = |bin: usize| {
-            if bin == 0 {
-                0
-            } else {
-                1_u64 << (bin - 1).min(63)
-            }
+            if bin == 0 { 0 } else { 1_u64 << (bin - 1).min(63) }
         };
         Lengths {
             texts: self.texts,
-            mean: if self.texts == 0 {
-                0.0
-            } else {
-                self.words as f64 / self.texts as f64
-            },
+            mean: if self.texts == 0 { 0.0 } else { self.words as f64 / self.texts as f64 },
             median: self.quantile(0.5),
             percentile_95: self.quantile(0.95),
             percentile_99: self.quantile(0.99),
             longest: self.longest,
-            bins: (first..last)
-                .map(|bin| (bound(bin), self.bins.get(bin).copied().unwrap_or(0)))
-                .collect(),
+            bins: (first..last).map(|bin| (bound(bin), self.bins.get(bin).copied().unwrap_or(0))).collect(),
         }
     }
 }
@@ -317,9 +270,7 @@ impl Display for DataReport {
         if !self.warnings.is_empty() {
             writeln!(f, "\nWarnings")?;
         }
-        self.warnings
-            .iter()
-            .try_for_each(|warning| writeln!(f, "  {warning}"))
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "  {warning}"))
     }
 }
 
@@ -327,13 +278,7 @@ impl DataReport {
     fn print_reading(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "Reading")?;
         for file in &self.files {
-            writeln!(
-                f,
-                "  {} ({}): {} usable",
-                file.path,
-                file.list,
-                rows(file.rows)
-            )?;
+            writeln!(f, "  {} ({}): {} usable", file.path, file.list, rows(file.rows))?;
         }
         let bad: u64 = self.skipped.iter().map(|tally| tally.rows).sum();
         writeln!(
@@ -345,10 +290,7 @@ impl DataReport {
         )?;
         for tally in &self.skipped {
             writeln!(f, "  skipped {}: {}", tally.what, rows(tally.rows))?;
-            tally
-                .examples
-                .iter()
-                .try_for_each(|example| writeln!(f, "      {example}"))?;
+            tally.examples.iter().try_for_each(|example| writeln!(f, "      {example}"))?;
         }
         Ok(())
     }
@@ -363,20 +305,13 @@ impl DataReport {
             };
             writeln!(f, "  {:<34} {verb} {:>10}", step.step, rows(step.rows))?;
             for example in &step.examples {
-                writeln!(
-                    f,
-                    "      {}  {:?} → {:?}",
-                    example.row, example.before, example.after
-                )?;
+                writeln!(f, "      {}  {:?} → {:?}", example.row, example.before, example.after)?;
             }
         }
         if self.conflicts.texts > 0 {
             let (texts, total) = (grouped(self.conflicts.texts), rows(self.conflicts.rows));
             writeln!(f, "  {texts} texts have more than one label ({total})")?;
-            self.conflicts
-                .examples
-                .iter()
-                .try_for_each(|example| writeln!(f, "      {example}"))?;
+            self.conflicts.examples.iter().try_for_each(|example| writeln!(f, "      {example}"))?;
         }
         Ok(())
     }
@@ -386,31 +321,12 @@ impl DataReport {
         let total = self.rows_kept.max(1) as f64;
         for side in &self.sides {
             let share = side.rows as f64 / total;
-            writeln!(
-                f,
-                "  {:<12} {:>12}  {:>5.1} %  {}",
-                side.side,
-                rows(side.rows),
-                share * 100.0,
-                bar(share)
-            )?;
+            writeln!(f, "  {:<12} {:>12}  {:>5.1} %  {}", side.side, rows(side.rows), share * 100.0, bar(share))?;
         }
         for leak in &self.leakage {
-            let fate = if leak.dropped {
-                "dropped there"
-            } else {
-                "kept"
-            };
-            writeln!(
-                f,
-                "  {} of {} stand on {} too: {fate}",
-                rows(leak.rows),
-                leak.side,
-                leak.with
-            )?;
-            leak.examples
-                .iter()
-                .try_for_each(|example| writeln!(f, "      {example}"))?;
+            let fate = if leak.dropped { "dropped there" } else { "kept" };
+            writeln!(f, "  {} of {} stand on {} too: {fate}", rows(leak.rows), leak.side, leak.with)?;
+            leak.examples.iter().try_for_each(|example| writeln!(f, "      {example}"))?;
         }
         Ok(())
     }
@@ -419,36 +335,14 @@ impl DataReport {
         if self.labels.is_empty() {
             return Ok(());
         }
-        writeln!(
-            f,
-            "\nClasses ({})",
-            self.sides
-                .iter()
-                .map(|s| s.side.as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
-        )?;
-        let total = |i: usize| {
-            self.sides
-                .iter()
-                .filter_map(|side| side.classes.get(i))
-                .sum::<u64>()
-        };
+        writeln!(f, "\nClasses ({})", self.sides.iter().map(|s| s.side.as_str()).collect::<Vec<_>>().join(", "))?;
+        let total = |i: usize| self.sides.iter().filter_map(|side| side.classes.get(i)).sum::<u64>();
         let all: u64 = (0..self.labels.len()).map(total).sum::<u64>().max(1);
-        let width = self
-            .labels
-            .iter()
-            .map(|label| label.chars().count())
-            .max()
-            .unwrap_or(0)
-            .min(32);
+        let width = self.labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).min(32);
         for (i, label) in self.labels.iter().enumerate().take(100) {
             let share = total(i) as f64 / all as f64;
-            let counts: Vec<String> = self
-                .sides
-                .iter()
-                .map(|s| format!("{:>9}", grouped(s.classes.get(i).copied().unwrap_or(0))))
-                .collect();
+            let counts: Vec<String> =
+                self.sides.iter().map(|s| format!("{:>9}", grouped(s.classes.get(i).copied().unwrap_or(0)))).collect();
             writeln!(
                 f,
                 "  {:<width$} {}  {:>5.1} %  {}",
@@ -468,32 +362,13 @@ impl DataReport {
 impl Display for Lengths {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nLengths in words")?;
-        let most = self
-            .bins
-            .iter()
-            .map(|(_, count)| *count)
-            .max()
-            .unwrap_or(0)
-            .max(1);
-        let mut low = self
-            .bins
-            .first()
-            .map_or(0, |(bound, _)| bound / 2 + 1)
-            .min(1);
+        let most = self.bins.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
+        let mut low = self.bins.first().map_or(0, |(bound, _)| bound / 2 + 1).min(1);
         for (bound, count) in &self.bins {
             let first = if *bound <= 1 { *bound } else { bound / 2 + 1 };
             low = low.max(first);
-            let range = if low == *bound {
-                bound.to_string()
-            } else {
-                format!("{low} to {bound}")
-            };
-            writeln!(
-                f,
-                "  {range:>14} {:>12}  {}",
-                grouped(*count),
-                bar(*count as f64 / most as f64)
-            )?;
+            let range = if low == *bound { bound.to_string() } else { format!("{low} to {bound}") };
+            writeln!(f, "  {range:>14} {:>12}  {}", grouped(*count), bar(*count as f64 / most as f64))?;
         }
         writeln!(
             f,
@@ -504,11 +379,7 @@ impl Display for Lengths {
 }
 
 fn rows(count: u64) -> String {
-    format!(
-        "{} {}",
-        grouped(count),
-        if count == 1 { "row" } else { "rows" }
-    )
+    format!("{} {}", grouped(count), if count == 1 { "row" } else { "rows" })
 }
 
 /// A number with its thousands apart: `12,345`.
@@ -543,10 +414,7 @@ mod tests {
         (1..=100).for_each(|length| count.add(length));
         count.add(1 << 40);
         let lengths = count.finish();
-        assert_eq!(
-            (lengths.median, lengths.percentile_95, lengths.percentile_99),
-            (51, 96, 100)
-        );
+        assert_eq!((lengths.median, lengths.percentile_95, lengths.percentile_99), (51, 96, 100));
         assert_eq!((lengths.texts, lengths.longest), (101, 1 << 40));
         assert_eq!(lengths.bins[..4], [(1, 1), (2, 1), (4, 2), (8, 4)]);
         assert_eq!(lengths.bins.iter().map(|(_, n)| n).sum::<u64>(), 101);
@@ -568,13 +436,8 @@ mod tests {
 
     #[test]
     fn a_report_survives_json() {
-        let mut report = DataReport {
-            rows_read: 3,
-            ..DataReport::default()
-        };
-        report
-            .steps
-            .push(StepReport::new("HTML removed", Effect::Changed));
+        let mut report = DataReport { rows_read: 3, ..DataReport::default() };
+        report.steps.push(StepReport::new("HTML removed", Effect::Changed));
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<DataReport>(&json).unwrap(), report);
     }

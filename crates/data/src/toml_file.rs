@@ -70,10 +70,7 @@ pub enum TomlError {
 }
 
 fn hint(nearest: &Option<String>) -> String {
-    nearest
-        .as_ref()
-        .map(|key| format!("; did you mean `{key}`?"))
-        .unwrap_or_default()
+    nearest.as_ref().map(|key| format!("; did you mean `{key}`?")).unwrap_or_default()
 }
 
 fn list(known: &[String]) -> String {
@@ -84,11 +81,7 @@ fn list(known: &[String]) -> String {
 }
 
 fn at_key(key: &str) -> String {
-    if key.is_empty() {
-        String::new()
-    } else {
-        format!(", key `{key}`")
-    }
+    if key.is_empty() { String::new() } else { format!(", key `{key}`") }
 }
 
 /// Reads a TOML file into `T`.
@@ -106,18 +99,11 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, TomlError> {
         std::io::ErrorKind::NotFound => TomlError::NoSuchFile { path: owned() },
         std::io::ErrorKind::IsADirectory => TomlError::IsAFolder { path: owned() },
         _ if path.is_dir() => TomlError::IsAFolder { path: owned() },
-        _ => TomlError::Io {
-            path: owned(),
-            reason,
-        },
+        _ => TomlError::Io { path: owned(), reason },
     })?;
     let text = std::str::from_utf8(&bytes).map_err(|error| TomlError::InvalidUtf8 {
         path: owned(),
-        line: 1 + bytes
-            .iter()
-            .take(error.valid_up_to())
-            .filter(|byte| **byte == b'\n')
-            .count(),
+        line: 1 + bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count(),
     })?;
     parse(text, path)
 }
@@ -144,13 +130,7 @@ fn explain(error: &toml::de::Error, text: &str, path: &Path) -> TomlError {
     let message = error.message();
     let Some(rest) = message.strip_prefix("unknown field `") else {
         let problem = message.lines().collect::<Vec<_>>().join(", ");
-        return TomlError::Value {
-            path,
-            line,
-            column,
-            key: around.join("."),
-            problem,
-        };
+        return TomlError::Value { path, line, column, key: around.join("."), problem };
     };
     let mut quoted = rest.split('`');
     let name = quoted.next().unwrap_or_default();
@@ -160,25 +140,14 @@ fn explain(error: &toml::de::Error, text: &str, path: &Path) -> TomlError {
         key.push(name.to_owned());
     }
     let nearest = nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
-    TomlError::UnknownKey {
-        path,
-        line,
-        column,
-        key: key.join("."),
-        nearest,
-        known,
-    }
+    TomlError::UnknownKey { path, line, column, key: key.join("."), nearest, known }
 }
 
 /// Line and column, both from 1, the column in characters.
 fn position(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .map_or(0, |line| line.chars().count())
-        + 1;
+    let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
     (line, column)
 }
 
@@ -191,8 +160,7 @@ fn key_at(text: &str, at: usize) -> Vec<String> {
 }
 
 fn descend(table: &toml::de::DeTable<'_>, at: usize, keys: &mut Vec<String>) {
-    let inside =
-        |span: std::ops::Range<usize>| span.start <= at && at < span.end.max(span.start + 1);
+    let inside = |span: std::ops::Range<usize>| span.start <= at && at < span.end.max(span.start + 1);
     for (key, value) in table {
         let mut below = Vec::new();
         match value.get_ref() {

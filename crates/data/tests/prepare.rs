@@ -9,8 +9,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use tidemill_data::{
-    BadRows, CleanConfig, Column, DataConfig, DataError, Example, Files, LabelColumn, Missing,
-    Prepared, Reader, Repeats, SplitBy, SplitConfig, prepare, read_examples,
+    BadRows, CleanConfig, Column, DataConfig, DataError, Example, Files, LabelColumn, Missing, Prepared, Reader,
+    Repeats, SplitBy, SplitConfig, prepare, read_examples,
 };
 
 struct Folder(tempfile::TempDir);
@@ -30,17 +30,10 @@ impl Folder {
     }
 
     fn read(&self, config: &DataConfig) -> Result<Vec<Example>, DataError> {
-        Reader::open(config.train.paths(), config)?
-            .examples()
-            .collect()
+        Reader::open(config.train.paths(), config)?.examples().collect()
     }
 
-    fn prepare(
-        &self,
-        data: &DataConfig,
-        clean: &CleanConfig,
-        split: &SplitConfig,
-    ) -> Result<Prepared, DataError> {
+    fn prepare(&self, data: &DataConfig, clean: &CleanConfig, split: &SplitConfig) -> Result<Prepared, DataError> {
         prepare(data, clean, split, 3, self.0.path())
     }
 }
@@ -52,24 +45,16 @@ fn gzipped(content: &[u8]) -> Vec<u8> {
 }
 
 fn labelled(path: impl Into<Files>) -> DataConfig {
-    DataConfig {
-        label: Some(LabelColumn::new("label")),
-        ..DataConfig::new(path)
-    }
+    DataConfig { label: Some(LabelColumn::new("label")), ..DataConfig::new(path) }
 }
 
 fn short(examples: &[Example]) -> Vec<(u64, &str, Option<&str>)> {
-    examples
-        .iter()
-        .map(|e| (e.row.line, e.text.as_str(), e.label.as_deref()))
-        .collect()
+    examples.iter().map(|e| (e.row.line, e.text.as_str(), e.label.as_deref())).collect()
 }
 
 /// The sentence of the error, after a check that it names the file.
 fn complaint<T>(path: &Path, result: Result<T, DataError>) -> String {
-    let Err(error) = result else {
-        panic!("{} was accepted", path.display())
-    };
+    let Err(error) = result else { panic!("{} was accepted", path.display()) };
     let sentence = error.to_string();
     assert!(sentence.contains(&path.display().to_string()), "{sentence}");
     sentence
@@ -82,23 +67,11 @@ fn parquet(path: &Path) {
     use arrow_schema::{DataType, Field};
 
     let inner: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), None, Some("z")]));
-    let nested = StructArray::from(vec![(
-        Arc::new(Field::new("inner", DataType::Utf8, true)),
-        inner,
-    )]);
+    let nested = StructArray::from(vec![(Arc::new(Field::new("inner", DataType::Utf8, true)), inner)]);
     let batch = RecordBatch::try_from_iter([
-        (
-            "text",
-            Arc::new(StringArray::from(vec!["one", "two", "three"])) as ArrayRef,
-        ),
-        (
-            "label",
-            Arc::new(Int64Array::from(vec![1, 0, 1])) as ArrayRef,
-        ),
-        (
-            "score",
-            Arc::new(Float64Array::from(vec![0.5, -1.0, 2.25])) as ArrayRef,
-        ),
+        ("text", Arc::new(StringArray::from(vec!["one", "two", "three"])) as ArrayRef),
+        ("label", Arc::new(Int64Array::from(vec![1, 0, 1])) as ArrayRef),
+        ("score", Arc::new(Float64Array::from(vec![0.5, -1.0, 2.25])) as ArrayRef),
         ("deep", Arc::new(nested) as ArrayRef),
     ])
     .unwrap();
@@ -112,11 +85,7 @@ fn parquet(path: &Path) {
 fn every_format_gives_the_same_rows_plain_and_gzipped() {
     let folder = Folder::new();
     let files = [
-        (
-            "a.csv",
-            "text,label\none,1\n\"two\",0\nthree,1\n",
-            [2, 3, 4],
-        ),
+        ("a.csv", "text,label\none,1\n\"two\",0\nthree,1\n", [2, 3, 4]),
         ("a.tsv", "text\tlabel\none\t1\ntwo\t0\nthree\t1", [2, 3, 4]),
         (
             "a.jsonl",
@@ -126,19 +95,12 @@ fn every_format_gives_the_same_rows_plain_and_gzipped() {
     ];
     let check = |path: PathBuf, lines: [u64; 3]| {
         let examples = folder.read(&labelled(path)).unwrap();
-        let wanted = [
-            (lines[0], "one", Some("1")),
-            (lines[1], "two", Some("0")),
-            (lines[2], "three", Some("1")),
-        ];
+        let wanted = [(lines[0], "one", Some("1")), (lines[1], "two", Some("0")), (lines[2], "three", Some("1"))];
         assert_eq!(short(&examples), wanted);
     };
     for (name, content, lines) in files {
         check(folder.write(name, content), lines);
-        check(
-            folder.write(&format!("{name}.gz"), gzipped(content.as_bytes())),
-            lines,
-        );
+        check(folder.write(&format!("{name}.gz"), gzipped(content.as_bytes())), lines);
         // Gzip is told by its first bytes, not by its name.
         check(folder.write(name, gzipped(content.as_bytes())), lines);
     }
@@ -157,20 +119,10 @@ fn every_format_gives_the_same_rows_plain_and_gzipped() {
 fn columns_go_by_number_and_by_dotted_path() {
     let folder = Folder::new();
     let path = folder.write("a.tsv", "fine \"film\t1\nso so\t0\n");
-    let numbered = DataConfig {
-        text: Column::Number(1),
-        label: Some(LabelColumn::new(2)),
-        ..DataConfig::new(path)
-    };
-    assert_eq!(
-        short(&folder.read(&numbered).unwrap()),
-        [(1, "fine \"film", Some("1")), (2, "so so", Some("0"))]
-    );
+    let numbered = DataConfig { text: Column::Number(1), label: Some(LabelColumn::new(2)), ..DataConfig::new(path) };
+    assert_eq!(short(&folder.read(&numbered).unwrap()), [(1, "fine \"film", Some("1")), (2, "so so", Some("0"))]);
 
-    let path = folder.write(
-        "a.jsonl",
-        "{\"a\":{\"b\":\"deep\",\"c\":2.0},\"t\":\"2026-01-02\"}\n",
-    );
+    let path = folder.write("a.jsonl", "{\"a\":{\"b\":\"deep\",\"c\":2.0},\"t\":\"2026-01-02\"}\n");
     let nested = DataConfig {
         text: "a.b".into(),
         label: Some(LabelColumn::new("a.c")),
@@ -183,16 +135,9 @@ fn columns_go_by_number_and_by_dotted_path() {
 
     let path = folder.path("a.parquet");
     parquet(&path);
-    let nested = DataConfig {
-        text: "deep.inner".into(),
-        label: Some(LabelColumn::new("score")),
-        ..DataConfig::new(path)
-    };
-    let wanted = [
-        (1, "x", Some("0.5")),
-        (2, "", Some("-1.0")),
-        (3, "z", Some("2.25")),
-    ];
+    let nested =
+        DataConfig { text: "deep.inner".into(), label: Some(LabelColumn::new("score")), ..DataConfig::new(path) };
+    let wanted = [(1, "x", Some("0.5")), (2, "", Some("-1.0")), (3, "z", Some("2.25"))];
     assert_eq!(short(&folder.read(&nested).unwrap()), wanted);
 }
 
@@ -200,13 +145,8 @@ fn columns_go_by_number_and_by_dotted_path() {
 fn line_numbers_stay_right_behind_quoted_breaks_and_blank_lines() {
     let folder = Folder::new();
     let content = "text,label\n\n\"a\r\n\"\"b\"\"\n\",0\n\n\"c, d\",1\r\n";
-    let examples = folder
-        .read(&labelled(folder.write("a.csv", content)))
-        .unwrap();
-    assert_eq!(
-        short(&examples),
-        [(3, "a\r\n\"b\"\n", Some("0")), (7, "c, d", Some("1"))]
-    );
+    let examples = folder.read(&labelled(folder.write("a.csv", content))).unwrap();
+    assert_eq!(short(&examples), [(3, "a\r\n\"b\"\n", Some("0")), (7, "c, d", Some("1"))]);
 }
 
 #[test]
@@ -221,67 +161,37 @@ fn what_is_no_file_of_rows_is_told_in_a_sentence() {
         ("header.csv", b"text,label\n", "holds no rows"),
         ("empty.jsonl", b"\n\n", "holds no rows"),
         ("empty.parquet", b"", "holds no rows"),
-        (
-            "bad.parquet",
-            b"PAR1 no more than this",
-            "not a readable Parquet file",
-        ),
+        ("bad.parquet", b"PAR1 no more than this", "not a readable Parquet file"),
         ("wide.csv", b"\xFF\xFEt\0e\0", "UTF-16"),
         ("a.doc", b"text,label\n", "`format`"),
-        (
-            "a.csv",
-            b"text;label\na;1\n",
-            "line 1: no column `text` (key `text`)",
-        ),
-        (
-            "b.csv",
-            b"text,lable\na,1\n",
-            "no column `label` (key `label`) (did you mean `lable`?)",
-        ),
-        (
-            "b.jsonl",
-            b"{\"text\":\"a\",\"lable\":1}",
-            "line 1: no column `label` (key `label`) (did you mean `lable`?)",
-        ),
+        ("a.csv", b"text;label\na;1\n", "line 1: no column `text` (key `text`)"),
+        ("b.csv", b"text,lable\na,1\n", "no column `label` (key `label`) (did you mean `lable`?)"),
+        ("b.jsonl", b"{\"text\":\"a\",\"lable\":1}", "line 1: no column `label` (key `label`) (did you mean `lable`?)"),
     ] {
         let path = folder.write(name, content);
         let sentence = complaint(&path, folder.read(&labelled(path.clone())));
         assert!(sentence.contains(wanted), "{sentence}");
     }
     let path = folder.write("n.csv", "a,b\n");
-    let numbered = DataConfig {
-        text: Column::Number(3),
-        ..DataConfig::new(path.clone())
-    };
-    assert!(
-        complaint(&path, folder.read(&numbered))
-            .contains("no column 3 (key `text`); the columns are 1 to 2")
-    );
+    let numbered = DataConfig { text: Column::Number(3), ..DataConfig::new(path.clone()) };
+    assert!(complaint(&path, folder.read(&numbered)).contains("no column 3 (key `text`); the columns are 1 to 2"));
 }
 
 #[test]
 fn broken_gzip_names_the_line_it_came_to() {
     let folder = Folder::new();
-    let rows: String = (0..20_000)
-        .map(|i| format!("text {i} {},{}\n", i * 7919 % 1000, i % 2))
-        .collect();
+    let rows: String = (0..20_000).map(|i| format!("text {i} {},{}\n", i * 7919 % 1000, i % 2)).collect();
     let whole = gzipped(format!("text,label\n{rows}").as_bytes());
     let path = folder.write("cut.csv.gz", &whole[..whole.len() / 2]);
     let sentence = complaint(&path, folder.read(&labelled(path.clone())));
-    assert!(
-        sentence.contains("cut short") && sentence.contains(", line "),
-        "{sentence}"
-    );
+    assert!(sentence.contains("cut short") && sentence.contains(", line "), "{sentence}");
 
     let mut damaged = whole;
     let middle = damaged.len() / 2;
     damaged[middle..middle + 64].fill(0xA5);
     let path = folder.write("damaged.csv.gz", damaged);
     // Damage may first show as rows that make no sense; skipping those still ends at the checksum.
-    let config = DataConfig {
-        bad_rows: BadRows::Skip,
-        ..labelled(path.clone())
-    };
+    let config = DataConfig { bad_rows: BadRows::Skip, ..labelled(path.clone()) };
     let sentence = complaint(&path, folder.read(&config));
     assert!(sentence.contains("gzip data"), "{sentence}");
 
@@ -298,61 +208,25 @@ fn a_bad_row_stops_with_its_place_or_is_skipped_and_counted() {
     let long = "x".repeat(200);
     let csv = |row: &str| format!("text,label\nfine,1\n{row}\nlast,0\n").into_bytes();
     let json = |row: &str| {
-        format!("{{\"text\":\"fine\",\"label\":1}}\n\n{row}\n{{\"text\":\"last\",\"label\":0}}")
-            .into_bytes()
+        format!("{{\"text\":\"fine\",\"label\":1}}\n\n{row}\n{{\"text\":\"last\",\"label\":0}}").into_bytes()
     };
     let mut latin = csv("caf_,1");
     let at = latin.iter().position(|byte| *byte == b'_').unwrap();
     latin[at] = 0xE9;
     for (name, content, wanted) in [
-        (
-            "a.csv",
-            csv("one,two,3"),
-            "line 3: 3 fields where the file's first row has 2",
-        ),
+        ("a.csv", csv("one,two,3"), "line 3: 3 fields where the file's first row has 2"),
         ("b.csv", csv("one"), "line 3: 1 fields"),
-        (
-            "c.csv",
-            latin,
-            "line 3, column 1 (`text`), byte 4: the bytes are not UTF-8",
-        ),
-        (
-            "d.csv",
-            csv("\"one\"x,1"),
-            "line 3, column 1 (`text`): characters follow a closing quote",
-        ),
-        (
-            "e.csv",
-            csv("\"one,1"),
-            "line 3, column 1 (`text`): a quoted field is never closed",
-        ),
-        (
-            "f.csv",
-            csv(&format!("{long},1")),
-            "line 3: the row is larger than 100 bytes",
-        ),
-        (
-            "a.jsonl",
-            json("{\"text\": oops}"),
-            "line 3, column 10: not a JSON object",
-        ),
+        ("c.csv", latin, "line 3, column 1 (`text`), byte 4: the bytes are not UTF-8"),
+        ("d.csv", csv("\"one\"x,1"), "line 3, column 1 (`text`): characters follow a closing quote"),
+        ("e.csv", csv("\"one,1"), "line 3, column 1 (`text`): a quoted field is never closed"),
+        ("f.csv", csv(&format!("{long},1")), "line 3: the row is larger than 100 bytes"),
+        ("a.jsonl", json("{\"text\": oops}"), "line 3, column 10: not a JSON object"),
         ("b.jsonl", json("[1, 2]"), "line 3, column "),
-        (
-            "c.jsonl",
-            json("{\"text\":[\"a\"],\"label\":1}"),
-            "line 3, column `text`: a list where a text",
-        ),
-        (
-            "d.jsonl",
-            json(&format!("{{\"text\":\"{long}\",\"label\":1}}")),
-            "line 3: the row is larger",
-        ),
+        ("c.jsonl", json("{\"text\":[\"a\"],\"label\":1}"), "line 3, column `text`: a list where a text"),
+        ("d.jsonl", json(&format!("{{\"text\":\"{long}\",\"label\":1}}")), "line 3: the row is larger"),
     ] {
         let path = folder.write(name, content);
-        let mut config = DataConfig {
-            max_row_bytes: 100,
-            ..labelled(path.clone())
-        };
+        let mut config = DataConfig { max_row_bytes: 100, ..labelled(path.clone()) };
         let sentence = complaint(&path, folder.read(&config));
         assert!(sentence.contains(wanted), "{sentence}");
 
@@ -368,10 +242,7 @@ fn a_bad_row_stops_with_its_place_or_is_skipped_and_counted() {
 #[test]
 fn labels_are_cut_counted_and_checked() {
     let folder = Folder::new();
-    let path = folder.write(
-        "a.csv",
-        "text,label\nbad,-2\nso so,0.1\nfine,3\nodd,x\n,1\nnone,\n",
-    );
+    let path = folder.write("a.csv", "text,label\nbad,-2\nso so,0.1\nfine,3\nodd,x\n,1\nnone,\n");
     let mut data = labelled(path.clone());
     data.bad_rows = BadRows::Skip;
     data.label = toml::from_str::<DataConfig>(
@@ -379,68 +250,30 @@ fn labels_are_cut_counted_and_checked() {
     )
     .unwrap()
     .label;
-    let none = SplitConfig {
-        validation: Some(0.0),
-        test: Some(0.0),
-        ..Default::default()
-    };
-    let prepared = folder
-        .prepare(&data, &CleanConfig::default(), &none)
-        .unwrap();
+    let none = SplitConfig { validation: Some(0.0), test: Some(0.0), ..Default::default() };
+    let prepared = folder.prepare(&data, &CleanConfig::default(), &none).unwrap();
     assert_eq!(prepared.labels, ["negative", "positive"]);
-    let train: Vec<_> = (0..prepared.train.len())
-        .map(|i| (prepared.train.text(i), prepared.train.label(i)))
-        .collect();
+    let train: Vec<_> = (0..prepared.train.len()).map(|i| (prepared.train.text(i), prepared.train.label(i))).collect();
     assert_eq!(train, [("bad", Some(0)), ("fine", Some(1))]);
-    assert_eq!(
-        prepared.train.describe_row(1),
-        format!("{}:4", path.display())
-    );
-    let step = |name: &str| {
-        prepared
-            .report
-            .steps
-            .iter()
-            .find(|step| step.step == name)
-            .map(|step| step.rows)
-    };
+    assert_eq!(prepared.train.describe_row(1), format!("{}:4", path.display()));
+    let step = |name: &str| prepared.report.steps.iter().find(|step| step.step == name).map(|step| step.rows);
     assert_eq!(step("label in none of the intervals"), Some(1));
-    assert_eq!(
-        (step("text missing"), step("label missing")),
-        (Some(1), Some(1))
-    );
+    assert_eq!((step("text missing"), step("label missing")), (Some(1), Some(1)));
     assert_eq!(prepared.report.skipped[0].what, "label is not a number");
     let text = prepared.report.to_string();
-    assert!(
-        text.contains("label in none of the intervals") && text.contains("Classes"),
-        "{text}"
-    );
+    assert!(text.contains("label in none of the intervals") && text.contains("Classes"), "{text}");
 
     data.bad_rows = BadRows::Stop;
     let sentence = complaint(&path, folder.prepare(&data, &CleanConfig::default(), &none));
-    assert!(
-        sentence.contains("line 5, column `label`: `x` is not a number"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("line 5, column `label`: `x` is not a number"), "{sentence}");
 
-    let stop = CleanConfig {
-        missing: Missing::Stop,
-        ..Default::default()
-    };
+    let stop = CleanConfig { missing: Missing::Stop, ..Default::default() };
     data.bad_rows = BadRows::Skip;
     let sentence = complaint(&path, folder.prepare(&data, &stop, &none));
-    assert!(
-        sentence.contains("line 6, column `text`: the value is missing"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("line 6, column `text`: the value is missing"), "{sentence}");
 
-    let fill = CleanConfig {
-        missing: Missing::Fill {
-            text: Some("nothing said".into()),
-            label: None,
-        },
-        ..Default::default()
-    };
+    let fill =
+        CleanConfig { missing: Missing::Fill { text: Some("nothing said".into()), label: None }, ..Default::default() };
     let prepared = folder.prepare(&data, &fill, &none).unwrap();
     assert_eq!(prepared.train.text(2), "nothing said");
 }
@@ -452,61 +285,26 @@ fn a_label_never_seen_in_training_and_one_class_only_are_errors() {
     let other = folder.write("dev.csv", "text,label\nc,good\nd,bda\n");
     let mut data = labelled(train.clone());
     data.validation = Some(other.clone().into());
-    let sentence = complaint(
-        &other,
-        folder.prepare(&data, &CleanConfig::default(), &SplitConfig::default()),
-    );
-    assert!(
-        sentence.contains("line 3, column `label`: the label `bda`"),
-        "{sentence}"
-    );
+    let sentence = complaint(&other, folder.prepare(&data, &CleanConfig::default(), &SplitConfig::default()));
+    assert!(sentence.contains("line 3, column `label`: the label `bda`"), "{sentence}");
     assert!(sentence.contains("did you mean `bad`?"), "{sentence}");
 
     let labels = ["bad".to_owned(), "good".to_owned()];
-    let result = read_examples(
-        std::slice::from_ref(&other),
-        &data,
-        &CleanConfig::default(),
-        &labels,
-        folder.0.path(),
-    );
+    let result = read_examples(std::slice::from_ref(&other), &data, &CleanConfig::default(), &labels, folder.0.path());
     assert!(complaint(&other, result).contains("`bda`"));
-    let result = read_examples(
-        std::slice::from_ref(&train),
-        &data,
-        &CleanConfig::default(),
-        &labels,
-        folder.0.path(),
-    );
+    let result = read_examples(std::slice::from_ref(&train), &data, &CleanConfig::default(), &labels, folder.0.path());
     let (examples, report) = result.unwrap();
     assert_eq!((examples.label(0), examples.label(1)), (Some(1), Some(0)));
     assert_eq!(report.rows_kept, 2);
 
     let path = folder.write("one.csv", "text,label\na,good\nb,good\n");
-    let split = SplitConfig {
-        validation: Some(0.0),
-        test: Some(0.0),
-        ..Default::default()
-    };
-    let sentence = complaint(
-        &path,
-        folder.prepare(&labelled(path.clone()), &CleanConfig::default(), &split),
-    );
-    assert!(
-        sentence.contains("all 2 examples") && sentence.contains("`good`"),
-        "{sentence}"
-    );
+    let split = SplitConfig { validation: Some(0.0), test: Some(0.0), ..Default::default() };
+    let sentence = complaint(&path, folder.prepare(&labelled(path.clone()), &CleanConfig::default(), &split));
+    assert!(sentence.contains("all 2 examples") && sentence.contains("`good`"), "{sentence}");
 
-    let error = folder.prepare(
-        &labelled(train),
-        &CleanConfig::default(),
-        &SplitConfig::default(),
-    );
+    let error = folder.prepare(&labelled(train), &CleanConfig::default(), &SplitConfig::default());
     let sentence = error.unwrap_err().to_string();
-    assert!(
-        sentence.contains("validation side holds no examples"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("validation side holds no examples"), "{sentence}");
 }
 
 #[test]
@@ -514,26 +312,13 @@ fn each_cleaning_step_is_counted_with_examples() {
     let folder = Folder::new();
     let content = "text,label\n<b>Bold</b>,1\ntwo  spaces,0\ne\u{301},1\nbell\u{7},0\n   ,1\nsame,1\nsame,1\nsame,0\n";
     let path = folder.write("a.csv", content);
-    let clean = CleanConfig {
-        html: true,
-        ..Default::default()
-    };
-    let split = SplitConfig {
-        validation: Some(0.0),
-        test: Some(0.0),
-        ..Default::default()
-    };
-    let prepared = folder
-        .prepare(&labelled(path.clone()), &clean, &split)
-        .unwrap();
+    let clean = CleanConfig { html: true, ..Default::default() };
+    let split = SplitConfig { validation: Some(0.0), test: Some(0.0), ..Default::default() };
+    let prepared = folder.prepare(&labelled(path.clone()), &clean, &split).unwrap();
     let texts: Vec<&str> = prepared.train.texts().collect();
     assert_eq!(texts, ["Bold", "two spaces", "é", "bell", "same", "same"]);
     let report = &prepared.report;
-    let counts: Vec<(&str, u64)> = report
-        .steps
-        .iter()
-        .map(|step| (step.step.as_str(), step.rows))
-        .collect();
+    let counts: Vec<(&str, u64)> = report.steps.iter().map(|step| (step.step.as_str(), step.rows)).collect();
     let wanted = [
         ("HTML removed", 1),
         ("Unicode normalised", 1),
@@ -546,123 +331,56 @@ fn each_cleaning_step_is_counted_with_examples() {
     ];
     assert_eq!(counts, wanted);
     assert_eq!(report.steps[0].examples[0].before, "<b>Bold</b>");
-    assert_eq!(
-        report.steps[0].examples[0].row,
-        format!("{}:2", path.display())
-    );
+    assert_eq!(report.steps[0].examples[0].row, format!("{}:2", path.display()));
     assert_eq!((report.conflicts.texts, report.conflicts.rows), (1, 3));
-    assert!(
-        report
-            .warnings
-            .iter()
-            .any(|warning| warning.contains("conflicts"))
-    );
+    assert!(report.warnings.iter().any(|warning| warning.contains("conflicts")));
     assert_eq!((report.rows_read, report.rows_kept), (8, 6));
 
-    let clean = CleanConfig {
-        conflicts: Repeats::Drop,
-        max_chars: Some(5),
-        ..clean
-    };
+    let clean = CleanConfig { conflicts: Repeats::Drop, max_chars: Some(5), ..clean };
     let prepared = folder.prepare(&labelled(path), &clean, &split).unwrap();
-    assert_eq!(
-        prepared.train.texts().collect::<Vec<_>>(),
-        ["Bold", "two s", "é", "bell"]
-    );
+    assert_eq!(prepared.train.texts().collect::<Vec<_>>(), ["Bold", "two s", "é", "bell"]);
 }
 
 #[test]
 fn leakage_between_given_files_is_dropped_from_training_and_said() {
     let folder = Folder::new();
-    let train = folder.write(
-        "train.csv",
-        "text,label\nA  Film,1\nother,0\nthird,1\nmore,1\n",
-    );
+    let train = folder.write("train.csv", "text,label\nA  Film,1\nother,0\nthird,1\nmore,1\n");
     let dev = folder.write("dev.csv", "text,label\na film,1\nhis,0\nhis,0\n");
     let test = folder.write("test.csv", "text,label\nHIS,0\nTHIRD,1\n");
     let mut data = labelled(train);
     data.validation = Some(dev.into());
     data.test = Some(test.into());
-    let prepared = folder
-        .prepare(&data, &CleanConfig::default(), &SplitConfig::default())
-        .unwrap();
-    assert_eq!(
-        prepared.train.texts().collect::<Vec<_>>(),
-        ["other", "more"]
-    );
+    let prepared = folder.prepare(&data, &CleanConfig::default(), &SplitConfig::default()).unwrap();
+    assert_eq!(prepared.train.texts().collect::<Vec<_>>(), ["other", "more"]);
     assert_eq!(prepared.validation.texts().collect::<Vec<_>>(), ["a film"]);
     assert_eq!(prepared.test.len(), 2);
-    let pairs: Vec<(&str, &str, u64)> = prepared
-        .report
-        .leakage
-        .iter()
-        .map(|leak| (leak.side.as_str(), leak.with.as_str(), leak.rows))
-        .collect();
-    assert_eq!(
-        pairs,
-        [
-            ("train", "validation", 1),
-            ("train", "test", 1),
-            ("validation", "test", 2)
-        ]
-    );
+    let pairs: Vec<(&str, &str, u64)> =
+        prepared.report.leakage.iter().map(|leak| (leak.side.as_str(), leak.with.as_str(), leak.rows)).collect();
+    assert_eq!(pairs, [("train", "validation", 1), ("train", "test", 1), ("validation", "test", 2)]);
 
     let keep: SplitConfig = toml::from_str("leakage = 'keep'").unwrap();
-    let prepared = folder
-        .prepare(&data, &CleanConfig::default(), &keep)
-        .unwrap();
+    let prepared = folder.prepare(&data, &CleanConfig::default(), &keep).unwrap();
     assert_eq!((prepared.train.len(), prepared.validation.len()), (4, 3));
     let stop: SplitConfig = toml::from_str("leakage = 'stop'").unwrap();
-    let sentence = folder
-        .prepare(&data, &CleanConfig::default(), &stop)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        sentence.contains("train.csv:2") && sentence.contains("dev.csv:2"),
-        "{sentence}"
-    );
+    let sentence = folder.prepare(&data, &CleanConfig::default(), &stop).unwrap_err().to_string();
+    assert!(sentence.contains("train.csv:2") && sentence.contains("dev.csv:2"), "{sentence}");
 }
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads_and_leaves_no_file() {
     let folder = Folder::new();
-    let rows: String = (0..9000)
-        .map(|i| {
-            format!(
-                "review {} of \t film &amp; {},{},{}\n",
-                i % 4000,
-                i % 77,
-                i % 3,
-                i % 50
-            )
-        })
-        .collect();
+    let rows: String =
+        (0..9000).map(|i| format!("review {} of \t film &amp; {},{},{}\n", i % 4000, i % 77, i % 3, i % 50)).collect();
     let path = folder.write("a.csv", format!("text,label,group\n{rows}"));
     let mut data = labelled(path);
     data.group = Some("group".into());
-    let clean = CleanConfig {
-        near_duplicates: Repeats::Drop,
-        html: true,
-        ..Default::default()
-    };
+    let clean = CleanConfig { near_duplicates: Repeats::Drop, html: true, ..Default::default() };
     let run = |threads: usize, by: SplitBy| {
-        let split = SplitConfig {
-            by,
-            ..Default::default()
-        };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
-        let prepared = pool
-            .install(|| folder.prepare(&data, &clean, &split))
-            .unwrap();
+        let split = SplitConfig { by, ..Default::default() };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let prepared = pool.install(|| folder.prepare(&data, &clean, &split)).unwrap();
         let sides = [&prepared.train, &prepared.validation, &prepared.test];
-        let rows = sides.map(|side| {
-            (0..side.len())
-                .map(|i| side.describe_row(i))
-                .collect::<Vec<_>>()
-        });
+        let rows = sides.map(|side| (0..side.len()).map(|i| side.describe_row(i)).collect::<Vec<_>>());
         (rows, prepared.report)
     };
     for by in [SplitBy::Stratified, SplitBy::Group, SplitBy::Hash] {
@@ -678,13 +396,7 @@ fn the_spool_folder_that_cannot_be_written_is_named() {
     let folder = Folder::new();
     let path = folder.write("a.csv", "text,label\na,1\nb,0\n");
     let nowhere = folder.path("nowhere");
-    let result = prepare(
-        &labelled(path),
-        &CleanConfig::default(),
-        &SplitConfig::default(),
-        1,
-        &nowhere,
-    );
+    let result = prepare(&labelled(path), &CleanConfig::default(), &SplitConfig::default(), 1, &nowhere);
     assert!(complaint(&nowhere, result).contains("cannot make a temporary file here"));
 }
 
@@ -702,9 +414,7 @@ fn real_reviews_are_read_whole() {
         ..DataConfig::new(shared.join("sst2/train.tsv"))
     };
     data.validation = Some(shared.join("sst2/dev.tsv").into());
-    let prepared = folder
-        .prepare(&data, &CleanConfig::default(), &SplitConfig::default())
-        .unwrap();
+    let prepared = folder.prepare(&data, &CleanConfig::default(), &SplitConfig::default()).unwrap();
     assert_eq!(prepared.report.rows_read, 6920 + 872);
     assert_eq!(prepared.validation.len(), 872);
     assert_eq!(prepared.validation.class_counts(), [428, 444]);
@@ -713,13 +423,8 @@ fn real_reviews_are_read_whole() {
     let mut data = DataConfig::new(shared.join("debian/packages.valid.jsonl.gz"));
     data.label = Some(LabelColumn::new("topic"));
     data.bad_rows = BadRows::Stop;
-    let clean = CleanConfig {
-        near_duplicates: Repeats::Drop,
-        ..Default::default()
-    };
-    let prepared = folder
-        .prepare(&data, &clean, &SplitConfig::default())
-        .unwrap();
+    let clean = CleanConfig { near_duplicates: Repeats::Drop, ..Default::default() };
+    let prepared = folder.prepare(&data, &clean, &SplitConfig::default()).unwrap();
     assert_eq!(prepared.report.rows_read, 2889);
     println!("{}", prepared.report);
 }

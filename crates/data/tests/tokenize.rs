@@ -5,9 +5,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use tidemill_data::{
-    CharNgrams, Encoder, Preprocessing, TextCleaning, TokenizeError, TokenizerConfig, TokenizerKind,
-};
+use tidemill_data::{CharNgrams, Encoder, Preprocessing, TextCleaning, TokenizeError, TokenizerConfig, TokenizerKind};
 
 const KINDS: [TokenizerKind; 5] = [
     TokenizerKind::Words,
@@ -37,18 +35,14 @@ const SCRIPTS: [&str; 14] = [
 /// Sentences of made-up words, some of them rare.
 fn sentences(count: usize, seed: u64) -> Vec<String> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let syllables = [
-        "ta", "ri", "mo", "el", "sch", "ung", "pre", "at", "ion", "ö", "и", "良", "k",
-    ];
+    let syllables = ["ta", "ri", "mo", "el", "sch", "ung", "pre", "at", "ion", "ö", "и", "良", "k"];
     let mut sentence = || {
         let words = random.random_range(1..14);
         let mut word = || {
             let rank = (random.random::<f64>().powi(3) * 900.0) as u64;
             let mut letters = ChaCha8Rng::seed_from_u64(rank);
             let length = letters.random_range(1..5);
-            (0..length)
-                .map(|_| syllables[letters.random_range(0..syllables.len())])
-                .collect::<String>()
+            (0..length).map(|_| syllables[letters.random_range(0..syllables.len())]).collect::<String>()
         };
         (0..words).map(|_| word()).collect::<Vec<_>>().join(" ")
     };
@@ -56,11 +50,7 @@ fn sentences(count: usize, seed: u64) -> Vec<String> {
 }
 
 fn config(kind: TokenizerKind) -> TokenizerConfig {
-    TokenizerConfig {
-        kind,
-        vocabulary: 600,
-        ..TokenizerConfig::default()
-    }
+    TokenizerConfig { kind, vocabulary: 600, ..TokenizerConfig::default() }
 }
 
 fn train(config: &TokenizerConfig, texts: &[String]) -> Encoder {
@@ -69,11 +59,7 @@ fn train(config: &TokenizerConfig, texts: &[String]) -> Encoder {
 }
 
 fn corpus() -> Vec<String> {
-    SCRIPTS
-        .iter()
-        .map(|text| text.to_string())
-        .chain(sentences(400, 1))
-        .collect()
+    SCRIPTS.iter().map(|text| text.to_string()).chain(sentences(400, 1)).collect()
 }
 
 fn reload(encoder: &Encoder) -> Encoder {
@@ -113,10 +99,7 @@ fn training_is_repeatable_whatever_the_threads() {
     let corpus = corpus();
     for kind in KINDS {
         let trained = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| train(&config(kind), &corpus).to_json().to_string())
         };
         let first = trained(1);
@@ -131,10 +114,7 @@ fn words_are_ordered_by_count_then_spelling() {
     let texts = ["b a a c", "c d b", "<pad>"].map(String::from);
     let mut config = config(TokenizerKind::Whitespace);
     let json = train(&config, &texts).to_json();
-    assert_eq!(
-        json["vocabulary"],
-        json!(["<pad>", "<unk>", "a", "b", "c", "d"])
-    );
+    assert_eq!(json["vocabulary"], json!(["<pad>", "<unk>", "a", "b", "c", "d"]));
     config.min_count = 2;
     config.vocabulary = 4;
     let encoder = train(&config, &texts);
@@ -157,13 +137,7 @@ fn many_texts_keep_their_order() {
 fn long_texts_are_cut_and_empty_ones_are_unknown() {
     let corpus = corpus();
     for kind in KINDS {
-        let encoder = train(
-            &TokenizerConfig {
-                max_length: 5,
-                ..config(kind)
-            },
-            &corpus,
-        );
+        let encoder = train(&TokenizerConfig { max_length: 5, ..config(kind) }, &corpus);
         let long = "tari mo el ".repeat(1000);
         assert_eq!(encoder.encode(&long).len(), 5);
         assert_eq!(encoder.encode(""), [encoder.unk_id().unwrap_or(0)]);
@@ -182,15 +156,9 @@ fn hashed_ngrams_are_stable() {
     let tokens = encoder.preprocessing().vocabulary as u32;
     assert_eq!(ids.len(), 4 + 3 + 2);
     assert!(ids[5..].iter().all(|&id| id < tokens));
-    assert_eq!(
-        ids[..5].iter().map(|id| id - tokens).collect::<Vec<_>>(),
-        NGRAMS
-    );
+    assert_eq!(ids[..5].iter().map(|id| id - tokens).collect::<Vec<_>>(), NGRAMS);
     let turned = encoder.encode("good a not film");
-    assert!(
-        ids[..5].iter().all(|id| !turned.contains(id)),
-        "order matters"
-    );
+    assert!(ids[..5].iter().all(|id| !turned.contains(id)), "order matters");
 
     config.ngrams = 1;
     config.char_ngrams = Some(CharNgrams { min: 3, max: 3 });
@@ -200,10 +168,7 @@ fn hashed_ngrams_are_stable() {
     let two = encoder.encode("bäd film");
     assert_eq!(two[..4], ids[..], "each token is followed by its own");
     assert!(two[4] < tokens);
-    assert_eq!(
-        ids[1..].iter().map(|id| id - tokens).collect::<Vec<_>>(),
-        CHAR_NGRAMS
-    );
+    assert_eq!(ids[1..].iter().map(|id| id - tokens).collect::<Vec<_>>(), CHAR_NGRAMS);
 }
 
 /// By Python's `xxhash` and the arithmetic of `fold` written again there.
@@ -214,20 +179,12 @@ const CHAR_NGRAMS: [u32; 3] = [21221, 63266, 5873];
 #[test]
 fn trained_subwords_agree_with_the_library() {
     let corpus = corpus();
-    for kind in [
-        TokenizerKind::Bpe,
-        TokenizerKind::Wordpiece,
-        TokenizerKind::Unigram,
-    ] {
+    for kind in [TokenizerKind::Bpe, TokenizerKind::Wordpiece, TokenizerKind::Unigram] {
         let encoder = train(&config(kind), &corpus);
         let bytes = encoder.to_json().to_string();
         let library = tokenizers::Tokenizer::from_bytes(&bytes).unwrap();
         for text in corpus.iter().chain(&sentences(100, 3)) {
-            let ids = library
-                .encode(text.as_str(), true)
-                .unwrap()
-                .get_ids()
-                .to_vec();
+            let ids = library.encode(text.as_str(), true).unwrap().get_ids().to_vec();
             assert_eq!(encoder.encode(text), ids, "{} {text:?}", kind.name());
         }
     }
@@ -237,11 +194,7 @@ fn fixture() -> Value {
     serde_json::from_str(include_str!("fixtures/tokenizers.json")).unwrap()
 }
 
-fn from_file(
-    file: &Value,
-    max_length: usize,
-    special_tokens: bool,
-) -> Result<Encoder, TokenizeError> {
+fn from_file(file: &Value, max_length: usize, special_tokens: bool) -> Result<Encoder, TokenizeError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, file.to_string()).unwrap();
@@ -258,12 +211,7 @@ fn from_file(
 #[test]
 fn foreign_files_mean_what_they_mean_in_python() {
     let fixture = fixture();
-    let texts: Vec<&str> = fixture["texts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|t| t.as_str().unwrap())
-        .collect();
+    let texts: Vec<&str> = fixture["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
     let max_length = fixture["max_length"].as_u64().unwrap() as usize;
     let ids = |value: &Value| -> Vec<Vec<u32>> { serde_json::from_value(value.clone()).unwrap() };
     for (name, case) in fixture["cases"].as_object().unwrap() {
@@ -272,30 +220,15 @@ fn foreign_files_mean_what_they_mean_in_python() {
         for encoder in [&plain, &reload(&plain)] {
             for (text, expected) in texts.iter().zip(ids(&case["plain"])) {
                 let unknown = vec![encoder.unk_id().unwrap_or(encoder.pad_id())];
-                let expected = if expected.is_empty() {
-                    unknown
-                } else {
-                    expected
-                };
+                let expected = if expected.is_empty() { unknown } else { expected };
                 assert_eq!(encoder.encode(text), expected, "{name} {text:?}");
             }
         }
         for encoder in [&framed, &reload(&framed)] {
-            for (text, expected) in texts
-                .iter()
-                .zip(ids(&case["truncated_with_special_tokens"]))
-            {
+            for (text, expected) in texts.iter().zip(ids(&case["truncated_with_special_tokens"])) {
                 let unknown = vec![encoder.unk_id().unwrap_or(encoder.pad_id())];
-                let expected = if expected.is_empty() {
-                    unknown
-                } else {
-                    expected
-                };
-                assert_eq!(
-                    encoder.encode(text),
-                    expected,
-                    "{name} {text:?} with special tokens"
-                );
+                let expected = if expected.is_empty() { unknown } else { expected };
+                assert_eq!(encoder.encode(text), expected, "{name} {text:?} with special tokens");
             }
         }
     }
@@ -328,34 +261,13 @@ fn nonsense_files_are_refused_with_a_sentence() {
         from_file(&file, 100, true).unwrap_err().to_string()
     };
     let cases: Vec<(String, &str)> = vec![
-        (
-            with(&|f| *f = json!([1, 2])),
-            "it has no \"model\": not a Hugging Face tokenizer.json",
-        ),
-        (
-            with(&|f| f["model"] = json!({"type": "Magic"})),
-            "not a usable tokenizer",
-        ),
-        (
-            with(&|f| f["model"]["vocab"]["[UNK]"] = json!(0)),
-            "\"[PAD]\" and \"[UNK]\" share the id 0",
-        ),
-        (
-            with(&|f| f["model"]["vocab"]["film"] = json!(4_000_000)),
-            "id 4000000 is out of all proportion",
-        ),
-        (
-            with(&|f| f["model"]["unk_token"] = json!("[NIX]")),
-            "\"[NIX]\" is not in the vocabulary",
-        ),
-        (
-            with(&|f| f["padding"] = json!({"pad_id": 99_999})),
-            "padding id 99999 is not in the vocabulary",
-        ),
-        (
-            from_file(good, 2, true).unwrap_err().to_string(),
-            "2 leaves no room beside 2 special tokens",
-        ),
+        (with(&|f| *f = json!([1, 2])), "it has no \"model\": not a Hugging Face tokenizer.json"),
+        (with(&|f| f["model"] = json!({"type": "Magic"})), "not a usable tokenizer"),
+        (with(&|f| f["model"]["vocab"]["[UNK]"] = json!(0)), "\"[PAD]\" and \"[UNK]\" share the id 0"),
+        (with(&|f| f["model"]["vocab"]["film"] = json!(4_000_000)), "id 4000000 is out of all proportion"),
+        (with(&|f| f["model"]["unk_token"] = json!("[NIX]")), "\"[NIX]\" is not in the vocabulary"),
+        (with(&|f| f["padding"] = json!({"pad_id": 99_999})), "padding id 99999 is not in the vocabulary"),
+        (from_file(good, 2, true).unwrap_err().to_string(), "2 leaves no room beside 2 special tokens"),
     ];
     for (message, expected) in cases {
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
@@ -368,9 +280,7 @@ fn a_manifest_that_does_not_fit_its_tokenizer_is_refused() {
     let encoder = train(&config(TokenizerKind::Words), &texts);
     let (preprocessing, json) = (encoder.preprocessing(), encoder.to_json());
     let refused = |preprocessing: &Preprocessing, json: &Value| {
-        Encoder::load(preprocessing, json.to_string().as_bytes())
-            .unwrap_err()
-            .to_string()
+        Encoder::load(preprocessing, json.to_string().as_bytes()).unwrap_err().to_string()
     };
     let changed = |change: &dyn Fn(&mut Preprocessing)| {
         let mut other = preprocessing.clone();
@@ -383,48 +293,18 @@ fn a_manifest_that_does_not_fit_its_tokenizer_is_refused() {
         refused(&preprocessing, &other)
     };
     let cases: Vec<(String, &str)> = vec![
-        (
-            changed(&|p| p.vocabulary = 7),
-            "vocabulary: 7, but tokenizer.json has 6 ids",
-        ),
-        (
-            changed(&|p| p.max_length = 0),
-            "max_length: 0 is not between 1 and",
-        ),
-        (
-            changed(&|p| p.max_length = usize::MAX),
-            "is not between 1 and",
-        ),
+        (changed(&|p| p.vocabulary = 7), "vocabulary: 7, but tokenizer.json has 6 ids"),
+        (changed(&|p| p.max_length = 0), "max_length: 0 is not between 1 and"),
+        (changed(&|p| p.max_length = usize::MAX), "is not between 1 and"),
         (changed(&|p| p.ngrams = 99), "ngrams: 99 is not between"),
         (changed(&|p| p.buckets = 5), "there are no n-grams to hash"),
-        (
-            changed(&|p| (p.ngrams, p.buckets) = (2, usize::MAX)),
-            "is more than",
-        ),
-        (
-            changed(&|p| p.tokenizer = TokenizerKind::Whitespace),
-            "but tokenizer.json is \"words\"",
-        ),
-        (
-            changed(&|p| p.tokenizer = TokenizerKind::Bpe),
-            "it has no \"model\"",
-        ),
-        (
-            file(&|j| j["vocabulary"][3] = json!("a")),
-            "token \"a\" has two ids, 2 and 3",
-        ),
-        (
-            file(&|j| j["vocabulary"][0] = json!("x")),
-            "must begin with \"<pad>\", \"<unk>\"",
-        ),
-        (
-            file(&|j| j["version"] = json!(2)),
-            "version 2 is not \"tidemill-words\" version 1",
-        ),
-        (
-            file(&|j| j["surprise"] = json!(1)),
-            "unknown field `surprise`",
-        ),
+        (changed(&|p| (p.ngrams, p.buckets) = (2, usize::MAX)), "is more than"),
+        (changed(&|p| p.tokenizer = TokenizerKind::Whitespace), "but tokenizer.json is \"words\""),
+        (changed(&|p| p.tokenizer = TokenizerKind::Bpe), "it has no \"model\""),
+        (file(&|j| j["vocabulary"][3] = json!("a")), "token \"a\" has two ids, 2 and 3"),
+        (file(&|j| j["vocabulary"][0] = json!("x")), "must begin with \"<pad>\", \"<unk>\""),
+        (file(&|j| j["version"] = json!(2)), "version 2 is not \"tidemill-words\" version 1"),
+        (file(&|j| j["surprise"] = json!(1)), "unknown field `surprise`"),
         (file(&|j| *j = json!("words")), "invalid type"),
     ];
     for (message, expected) in cases {
@@ -439,42 +319,19 @@ fn settings_that_make_no_sense_name_their_key() {
     let refused = |toml: &str| {
         let config: TokenizerConfig = toml::from_str(toml).unwrap();
         let mut texts = ["a b"].into_iter();
-        Encoder::train(&config, TextCleaning::none(), &mut texts)
-            .unwrap_err()
-            .to_string()
+        Encoder::train(&config, TextCleaning::none(), &mut texts).unwrap_err().to_string()
     };
     for (toml, expected) in [
-        (
-            "vocabulary = 1",
-            "[tokenizer] vocabulary: 1 is not between 3 and",
-        ),
+        ("vocabulary = 1", "[tokenizer] vocabulary: 1 is not between 3 and"),
         ("min_count = 0", "[tokenizer] min_count: must be 1 or more"),
-        (
-            "min_count = 5",
-            "no token occurs at least 5 time(s) in 1 text(s)",
-        ),
+        ("min_count = 5", "no token occurs at least 5 time(s) in 1 text(s)"),
         ("ngrams = 2", "write buckets = 65536"),
-        (
-            "kind = 'file'",
-            "[tokenizer] path: kind = \"file\" needs path",
-        ),
-        (
-            "kind = 'file'\npath = '/nowhere/t.json'",
-            "/nowhere/t.json: cannot be read",
-        ),
+        ("kind = 'file'", "[tokenizer] path: kind = \"file\" needs path"),
+        ("kind = 'file'\npath = '/nowhere/t.json'", "/nowhere/t.json: cannot be read"),
         ("path = 't.json'", "only read with kind = \"file\""),
-        (
-            "kind = 'bpe'\nvocabulary = 100",
-            "needs vocabulary = 257 at least",
-        ),
-        (
-            "kind = 'bpe'\nbuckets = 10\nchar_ngrams = { min = 2, max = 3 }",
-            "need whole words",
-        ),
-        (
-            "buckets = 10\nchar_ngrams = { min = 3, max = 2 }",
-            "must satisfy 1 <= min <= max",
-        ),
+        ("kind = 'bpe'\nvocabulary = 100", "needs vocabulary = 257 at least"),
+        ("kind = 'bpe'\nbuckets = 10\nchar_ngrams = { min = 2, max = 3 }", "need whole words"),
+        ("buckets = 10\nchar_ngrams = { min = 3, max = 2 }", "must satisfy 1 <= min <= max"),
     ] {
         let message = refused(toml);
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");

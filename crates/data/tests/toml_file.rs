@@ -23,9 +23,7 @@ struct Recipe {
 }
 
 fn complaint(text: &str) -> String {
-    parse::<Recipe>(text, Path::new("r.toml"))
-        .unwrap_err()
-        .to_string()
+    parse::<Recipe>(text, Path::new("r.toml")).unwrap_err().to_string()
 }
 
 const HEAD: &str = "name = \"x\"\n\n[data]\ntrain = \"a.csv\"\n";
@@ -52,30 +50,15 @@ fn an_unknown_key_names_its_place_and_the_nearest() {
             "[clean]\nhtlm = true\n",
             "r.toml, line 6, column 1: unknown key `clean.htlm`; did you mean `html`? (known here: ",
         ),
-        (
-            "[clen]\nhtml = true\n",
-            "line 5, column 2: unknown key `clen`; did you mean `clean`?",
-        ),
-        (
-            "lables = [\"a\"]\n",
-            "line 5, column 1: unknown key `data.lables`; did you mean `labels`?",
-        ),
-        (
-            "label = { column = 1, cuts = [] }\n",
-            "unknown key `data.label.cuts`; did you mean `cut`?",
-        ),
+        ("[clen]\nhtml = true\n", "line 5, column 2: unknown key `clen`; did you mean `clean`?"),
+        ("lables = [\"a\"]\n", "line 5, column 1: unknown key `data.lables`; did you mean `labels`?"),
+        ("label = { column = 1, cuts = [] }\n", "unknown key `data.label.cuts`; did you mean `cut`?"),
         (
             "label = { column = 1, cut = [{ belo = 1, label = \"a\" }] }\n",
             "unknown key `data.label.cut.1.belo`; did you mean `below`?",
         ),
-        (
-            "[clean.missing]\ntxt = \"\"\n",
-            "unknown key `clean.missing.txt`; did you mean `text`?",
-        ),
-        (
-            "[augment]\nword-drop = 0.1\n",
-            "unknown key `augment.word-drop`; did you mean `word_drop`?",
-        ),
+        ("[clean.missing]\ntxt = \"\"\n", "unknown key `clean.missing.txt`; did you mean `text`?"),
+        ("[augment]\nword-drop = 0.1\n", "unknown key `augment.word-drop`; did you mean `word_drop`?"),
     ] {
         let sentence = complaint(&format!("{HEAD}{text}"));
         assert!(sentence.contains(wanted), "{sentence}");
@@ -86,14 +69,8 @@ fn an_unknown_key_names_its_place_and_the_nearest() {
 fn wrong_values_and_missing_keys_name_their_place() {
     for (text, wanted) in [
         ("text = -1\n", "r.toml, line 5, column 8, key `data.text`: "),
-        (
-            "[split]\nby = \"rndom\"\n",
-            "line 6, column 6, key `split.by`: unknown variant `rndom`",
-        ),
-        (
-            "[clean]\nhtml = 3\n",
-            "line 6, column 8, key `clean.html`: invalid type: integer `3`, expected a boolean",
-        ),
+        ("[split]\nby = \"rndom\"\n", "line 6, column 6, key `split.by`: unknown variant `rndom`"),
+        ("[clean]\nhtml = 3\n", "line 6, column 8, key `clean.html`: invalid type: integer `3`, expected a boolean"),
         ("[clean]\nhtml = \n", "line 6"),
         ("[clean]\nhtml = true\nhtml = true\n", "line 7"),
     ] {
@@ -101,10 +78,7 @@ fn wrong_values_and_missing_keys_name_their_place() {
         assert!(sentence.contains(wanted), "{sentence}");
     }
     let sentence = complaint("name = \"x\"\n[data]\ntext = 1\n");
-    assert!(
-        sentence.contains("line 2") && sentence.contains("missing field `train`"),
-        "{sentence}"
-    );
+    assert!(sentence.contains("line 2") && sentence.contains("missing field `train`"), "{sentence}");
 }
 
 #[test]
@@ -117,8 +91,5 @@ fn a_file_that_is_not_there_or_no_text_is_told() {
     let path = folder.path().join("r.toml");
     std::fs::write(&path, b"name = 'x'\n# caf\xE9\n").unwrap();
     let error = read::<Recipe>(&path).unwrap_err();
-    assert!(
-        matches!(error, TomlError::InvalidUtf8 { line: 2, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TomlError::InvalidUtf8 { line: 2, .. }), "{error}");
 }

@@ -42,11 +42,7 @@ pub struct Bootstrap {
 
 impl Default for Bootstrap {
     fn default() -> Bootstrap {
-        Bootstrap {
-            resamples: 1000,
-            confidence: 0.95,
-            seed: 0,
-        }
+        Bootstrap { resamples: 1000, confidence: 0.95, seed: 0 }
     }
 }
 
@@ -70,9 +66,7 @@ impl Bootstrap {
     /// The interval of one metric; none without resamples, or when fewer than half of them define
     /// it.
     pub fn interval(&self, predictions: &Predictions, metric: &Metric) -> Option<Interval> {
-        self.intervals(predictions, |resample| vec![resample.compute(metric)])
-            .pop()
-            .flatten()
+        self.intervals(predictions, |resample| vec![resample.compute(metric)]).pop().flatten()
     }
 
     /// Intervals of many statistics from the same resamples, in the order in which `statistics`
@@ -94,9 +88,7 @@ impl Bootstrap {
         let statistics = values.iter().map(Vec::len).min().unwrap_or(0);
         (0..statistics)
             .map(|statistic| {
-                let defined = values
-                    .iter()
-                    .filter_map(|values| values.get(statistic).copied().flatten());
+                let defined = values.iter().filter_map(|values| values.get(statistic).copied().flatten());
                 self.percentile_interval(defined.collect())
             })
             .collect()
@@ -124,13 +116,7 @@ impl Bootstrap {
         for (cell, count) in counts.into_iter().enumerate() {
             matrix.add(cell / classes, cell % classes, count);
         }
-        Resample {
-            predictions,
-            matrix,
-            times,
-            ranking,
-            selected: OnceCell::new(),
-        }
+        Resample { predictions, matrix, times, ranking, selected: OnceCell::new() }
     }
 
     fn percentile_interval(&self, mut values: Vec<f64>) -> Option<Interval> {
@@ -139,10 +125,7 @@ impl Bootstrap {
         }
         values.sort_by(f64::total_cmp);
         let tail = (1.0 - self.confidence) / 2.0;
-        Some(Interval {
-            lower: quantile(&values, tail),
-            upper: quantile(&values, 1.0 - tail),
-        })
+        Some(Interval { lower: quantile(&values, tail), upper: quantile(&values, 1.0 - tail) })
     }
 }
 
@@ -164,9 +147,7 @@ impl Resample<'_> {
     /// The drawn examples, copied at the first call.
     pub fn predictions(&self) -> &Predictions {
         self.selected.get_or_init(|| {
-            let ranking = self
-                .ranking
-                .get_or_init(|| Arc::new(Ranking::new(self.predictions)));
+            let ranking = self.ranking.get_or_init(|| Arc::new(Ranking::new(self.predictions)));
             self.predictions.resampled(ranking, self.times.clone())
         })
     }
@@ -183,9 +164,7 @@ impl Resample<'_> {
 /// The cell of the confusion matrix that each example falls in.
 fn cells(predictions: &Predictions) -> Vec<usize> {
     let pairs = predictions.targets().iter().zip(predictions.predicted());
-    pairs
-        .map(|(target, predicted)| target * predictions.classes() + predicted)
-        .collect()
+    pairs.map(|(target, predicted)| target * predictions.classes() + predicted).collect()
 }
 
 /// Quantile of sorted values with linear interpolation, as `numpy.quantile` has it. `values` not
@@ -215,9 +194,7 @@ mod tests {
 
     #[test]
     fn the_interval_of_accuracy_is_near_the_binomial_one() {
-        let interval = Bootstrap::default()
-            .interval(&coin(400, 320), metrics::find("accuracy").unwrap())
-            .unwrap();
+        let interval = Bootstrap::default().interval(&coin(400, 320), metrics::find("accuracy").unwrap()).unwrap();
         let half = 1.96 * (0.8_f64 * 0.2 / 400.0).sqrt();
         assert!((interval.lower - (0.8 - half)).abs() < 0.01, "{interval:?}");
         assert!((interval.upper - (0.8 + half)).abs() < 0.01, "{interval:?}");
@@ -227,18 +204,9 @@ mod tests {
     fn threads_do_not_change_the_intervals_and_the_seed_does() {
         let predictions = coin(150, 100);
         let all = |seed, threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            let bootstrap = Bootstrap {
-                resamples: 64,
-                confidence: 0.9,
-                seed,
-            };
-            let statistics = |resample: &Resample<'_>| {
-                metrics::ALL.iter().map(|m| resample.compute(m)).collect()
-            };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let bootstrap = Bootstrap { resamples: 64, confidence: 0.9, seed };
+            let statistics = |resample: &Resample<'_>| metrics::ALL.iter().map(|m| resample.compute(m)).collect();
             pool.install(|| bootstrap.intervals(&predictions, statistics))
         };
         assert_eq!(all(1, 1), all(1, 3));
@@ -252,21 +220,13 @@ mod tests {
         let (cells, ranking) = (cells(&predictions), OnceLock::new());
         for index in 0..5 {
             let resample = bootstrap.resample(&predictions, &cells, &ranking, index);
-            assert_eq!(
-                &resample.predictions().confusion_matrix(),
-                resample.matrix()
-            );
+            assert_eq!(&resample.predictions().confusion_matrix(), resample.matrix());
             assert_eq!(resample.predictions().len(), 60);
             let drawn = resample.predictions();
             let (labels, targets) = (drawn.labels().to_vec(), drawn.targets().to_vec());
             let again = Predictions::new(labels, targets, drawn.probabilities().to_vec()).unwrap();
             for metric in metrics::ALL {
-                assert_eq!(
-                    (metric.compute)(drawn),
-                    (metric.compute)(&again),
-                    "{}",
-                    metric.name
-                );
+                assert_eq!((metric.compute)(drawn), (metric.compute)(&again), "{}", metric.name);
             }
         }
     }
@@ -282,9 +242,6 @@ mod tests {
     #[test]
     fn a_statistic_that_is_rarely_defined_has_no_interval() {
         let predictions = coin(40, 40);
-        assert_eq!(
-            Bootstrap::default().interval(&predictions, metrics::find("roc_auc").unwrap()),
-            None
-        );
+        assert_eq!(Bootstrap::default().interval(&predictions, metrics::find("roc_auc").unwrap()), None);
     }
 }

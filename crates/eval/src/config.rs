@@ -96,28 +96,19 @@ impl EvaluationConfig {
     /// # Errors
     /// [`MetricError::Unknown`] for a name that is none.
     pub fn chosen(&self) -> Result<Vec<&'static Metric>, MetricError> {
-        self.metrics
-            .iter()
-            .map(|name| metrics::find(name))
-            .collect()
+        self.metrics.iter().map(|name| metrics::find(name)).collect()
     }
 
     /// How the intervals are made.
     pub fn resampling(&self) -> Bootstrap {
-        Bootstrap {
-            resamples: self.bootstrap,
-            confidence: self.confidence,
-            seed: self.seed,
-        }
+        Bootstrap { resamples: self.bootstrap, confidence: self.confidence, seed: self.seed }
     }
 }
 
 fn check_resamples(resamples: usize) -> Result<(), String> {
     match resamples {
         0..=1_000_000 => Ok(()),
-        many => Err(format!(
-            "bootstrap is {many}: at most 1000000 resamples; 1000 are usual"
-        )),
+        many => Err(format!("bootstrap is {many}: at most 1000000 resamples; 1000 are usual")),
     }
 }
 
@@ -125,17 +116,13 @@ fn check_confidence(confidence: f64) -> Result<(), String> {
     if confidence > 0.0 && confidence < 1.0 {
         return Ok(());
     }
-    Err(format!(
-        "confidence is {confidence}: give a share between 0 and 1, such as 0.95"
-    ))
+    Err(format!("confidence is {confidence}: give a share between 0 and 1, such as 0.95"))
 }
 
 fn check_bins(bins: usize) -> Result<(), String> {
     match bins {
         1..=100 => Ok(()),
-        bins => Err(format!(
-            "bins is {bins}: give 1 to 100; 10 and 15 are usual"
-        )),
+        bins => Err(format!("bins is {bins}: give 1 to 100; 10 and 15 are usual")),
     }
 }
 
@@ -189,15 +176,10 @@ mod tests {
             (r#"{"bootstraps": 10}"#, "unknown field `bootstraps`"),
             (r#"{"metrics": ["acuracy"]}"#, "did you mean \"accuracy\"?"),
         ] {
-            let message = serde_json::from_str::<EvaluationConfig>(text)
-                .unwrap_err()
-                .to_string();
+            let message = serde_json::from_str::<EvaluationConfig>(text).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
-        let wrong = EvaluationConfig {
-            confidence: f64::NAN,
-            ..EvaluationConfig::default()
-        };
+        let wrong = EvaluationConfig { confidence: f64::NAN, ..EvaluationConfig::default() };
         assert!(wrong.check().unwrap_err().to_string().contains("NaN"));
     }
 }

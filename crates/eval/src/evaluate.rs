@@ -58,11 +58,7 @@ pub fn predict(pipeline: &Pipeline, examples: &Examples) -> Result<Predictions, 
             probabilities.extend(answer.probabilities.iter().map(|&p| f64::from(p)));
         }
     }
-    Ok(Predictions::new(
-        pipeline.labels().to_vec(),
-        targets,
-        probabilities,
-    )?)
+    Ok(Predictions::new(pipeline.labels().to_vec(), targets, probabilities)?)
 }
 
 /// Runs the pipeline on the examples and reports on it.
@@ -84,12 +80,7 @@ pub fn evaluate(
         context.name = format!("{} {}", manifest.name, manifest.version);
     }
     let predictions = predict(pipeline, examples)?;
-    let shown = |example| {
-        Some(Shown {
-            row: examples.describe_row(example),
-            text: examples.text(example).to_string(),
-        })
-    };
+    let shown = |example| Some(Shown { row: examples.describe_row(example), text: examples.text(example).to_string() });
     Ok(Report::new(&predictions, options, context, shown)?)
 }
 
@@ -99,18 +90,12 @@ fn targets(known: &[String], examples: &Examples) -> Result<Vec<usize>, Evaluati
     (0..examples.len())
         .map(|example| {
             let row = || examples.describe_row(example);
-            let label = examples
-                .label(example)
-                .ok_or_else(|| EvaluationError::Unlabelled { row: row() })?;
-            places
-                .get(label)
-                .copied()
-                .flatten()
-                .ok_or_else(|| EvaluationError::UnknownLabel {
-                    row: row(),
-                    label: examples.labels().get(label).cloned().unwrap_or_default(),
-                    known: known.join(", "),
-                })
+            let label = examples.label(example).ok_or_else(|| EvaluationError::Unlabelled { row: row() })?;
+            places.get(label).copied().flatten().ok_or_else(|| EvaluationError::UnknownLabel {
+                row: row(),
+                label: examples.labels().get(label).cloned().unwrap_or_default(),
+                known: known.join(", "),
+            })
         })
         .collect()
 }
@@ -128,22 +113,14 @@ mod tests {
     #[test]
     fn labels_are_matched_by_name_not_by_position() {
         let known = ["bad".to_string(), "good".to_string()];
-        assert_eq!(
-            targets(&known, &examples(&[Some(0), Some(1)])).unwrap(),
-            [1, 0]
-        );
+        assert_eq!(targets(&known, &examples(&[Some(0), Some(1)])).unwrap(), [1, 0]);
     }
 
     #[test]
     fn a_missing_or_strange_label_names_its_row() {
         let known = ["good".to_string()];
-        let strange = targets(&known, &examples(&[Some(0), Some(1)]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            strange.contains("\"bad\"") && strange.contains("it knows good"),
-            "{strange}"
-        );
+        let strange = targets(&known, &examples(&[Some(0), Some(1)])).unwrap_err().to_string();
+        assert!(strange.contains("\"bad\"") && strange.contains("it knows good"), "{strange}");
         let missing = targets(&known, &examples(&[None])).unwrap_err().to_string();
         assert!(missing.contains("has no label"), "{missing}");
     }

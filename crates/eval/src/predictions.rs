@@ -110,19 +110,11 @@ impl Predictions {
         let (examples, classes) = (targets.len(), labels.len());
         if examples.checked_mul(classes) != Some(probabilities.len()) {
             let found = probabilities.len();
-            return Err(PredictionsError::Shape {
-                found,
-                examples,
-                labels: classes,
-            });
+            return Err(PredictionsError::Shape { found, examples, labels: classes });
         }
         for (example, &target) in targets.iter().enumerate() {
             if target >= classes {
-                return Err(PredictionsError::Target {
-                    example,
-                    target,
-                    labels: classes,
-                });
+                return Err(PredictionsError::Target { example, target, labels: classes });
             }
         }
         for (example, row) in probabilities.chunks_exact(classes).enumerate() {
@@ -130,13 +122,7 @@ impl Predictions {
         }
         probabilities.iter_mut().for_each(|p| *p = p.min(1.0));
         let predicted = probabilities.chunks_exact(classes).map(argmax).collect();
-        Ok(Predictions {
-            labels,
-            targets,
-            probabilities,
-            predicted,
-            drawn: None,
-        })
+        Ok(Predictions { labels, targets, probabilities, predicted, drawn: None })
     }
 
     /// Names of the classes, in the order of the columns of the probabilities.
@@ -187,18 +173,12 @@ impl Predictions {
 
     /// The probability given to one class, for every example.
     pub fn scores(&self, class: usize) -> impl Iterator<Item = f64> + '_ {
-        self.probabilities
-            .iter()
-            .skip(class)
-            .step_by(self.labels.len())
-            .copied()
+        self.probabilities.iter().skip(class).step_by(self.labels.len()).copied()
     }
 
     /// The probability of the predicted class of each example.
     pub fn confidences(&self) -> impl Iterator<Item = f64> + '_ {
-        self.rows()
-            .zip(&self.predicted)
-            .map(|(row, &class)| row[class])
+        self.rows().zip(&self.predicted).map(|(row, &class)| row[class])
     }
 
     /// True classes against predicted ones.
@@ -215,41 +195,30 @@ impl Predictions {
     pub(crate) fn ranked(&self, class: usize) -> Vec<(f64, u64, bool)> {
         match &self.drawn {
             Some(Drawn { ranking, times }) => {
-                let counted = |&(score, example, positive): &(f64, usize, bool)| {
-                    (score, u64::from(times[example]), positive)
-                };
+                let counted =
+                    |&(score, example, positive): &(f64, usize, bool)| (score, u64::from(times[example]), positive);
                 let drawn = ranking.classes[class].iter().map(counted);
                 drawn.filter(|&(_, times, _)| times > 0).collect()
             }
             None => {
                 let all = sorted(self, class).into_iter();
-                all.map(|(score, _, positive)| (score, 1, positive))
-                    .collect()
+                all.map(|(score, _, positive)| (score, 1, positive)).collect()
             }
         }
     }
 
     /// These examples, each as often as `times` says, which adds up to at least one. `ranking` is theirs.
     pub(crate) fn resampled(&self, ranking: &Arc<Ranking>, times: Vec<u32>) -> Predictions {
-        let repeat =
-            |(example, &times): (usize, &u32)| std::iter::repeat_n(example, times as usize);
+        let repeat = |(example, &times): (usize, &u32)| std::iter::repeat_n(example, times as usize);
         let drawn: Vec<usize> = times.iter().enumerate().flat_map(repeat).collect();
         let mut probabilities = Vec::with_capacity(drawn.len() * self.classes());
-        drawn
-            .iter()
-            .for_each(|&example| probabilities.extend_from_slice(self.row(example)));
+        drawn.iter().for_each(|&example| probabilities.extend_from_slice(self.row(example)));
         Predictions {
             labels: self.labels.clone(),
             targets: drawn.iter().map(|&example| self.targets[example]).collect(),
-            predicted: drawn
-                .iter()
-                .map(|&example| self.predicted[example])
-                .collect(),
+            predicted: drawn.iter().map(|&example| self.predicted[example]).collect(),
             probabilities,
-            drawn: Some(Drawn {
-                ranking: Arc::clone(ranking),
-                times,
-            }),
+            drawn: Some(Drawn { ranking: Arc::clone(ranking), times }),
         }
     }
 }
@@ -264,9 +233,7 @@ pub(crate) struct Ranking {
 impl Ranking {
     pub(crate) fn new(predictions: &Predictions) -> Ranking {
         let classes = 0..predictions.classes();
-        Ranking {
-            classes: classes.map(|class| sorted(predictions, class)).collect(),
-        }
+        Ranking { classes: classes.map(|class| sorted(predictions, class)).collect() }
     }
 }
 
@@ -278,13 +245,9 @@ struct Drawn {
 }
 
 fn sorted(predictions: &Predictions, class: usize) -> Vec<(f64, usize, bool)> {
-    let scored = predictions
-        .scores(class)
-        .zip(predictions.targets())
-        .enumerate();
-    let mut scored: Vec<(f64, usize, bool)> = scored
-        .map(|(example, (score, &target))| (score, example, target == class))
-        .collect();
+    let scored = predictions.scores(class).zip(predictions.targets()).enumerate();
+    let mut scored: Vec<(f64, usize, bool)> =
+        scored.map(|(example, (score, &target))| (score, example, target == class)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     scored
 }
@@ -293,11 +256,7 @@ fn check_row(example: usize, row: &[f64], labels: &[String]) -> Result<(), Predi
     for (&value, label) in row.iter().zip(labels) {
         if !(0.0..=1.0 + ROUNDING).contains(&value) {
             let label = label.clone();
-            return Err(PredictionsError::Probability {
-                example,
-                label,
-                value,
-            });
+            return Err(PredictionsError::Probability { example, label, value });
         }
     }
     let sum: f64 = row.iter().sum();
@@ -329,24 +288,13 @@ mod tests {
     #[test]
     fn every_wrong_array_is_named() {
         let new = |targets, probabilities| Predictions::new(labels(), targets, probabilities);
-        assert_eq!(
-            new(vec![], vec![]).unwrap_err(),
-            PredictionsError::NoExamples
-        );
+        assert_eq!(new(vec![], vec![]).unwrap_err(), PredictionsError::NoExamples);
         let shape = new(vec![0, 1], vec![0.5, 0.5]).unwrap_err().to_string();
-        assert!(
-            shape.contains("2 probabilities") && shape.contains("4 were expected"),
-            "{shape}"
-        );
+        assert!(shape.contains("2 probabilities") && shape.contains("4 were expected"), "{shape}");
         let target = new(vec![2], vec![0.5, 0.5]).unwrap_err().to_string();
         assert!(target.contains("example 0 is 2"), "{target}");
-        let nan = new(vec![0, 0], vec![0.5, 0.5, f64::NAN, 0.5])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            nan.contains("example 1") && nan.contains("NaN") && nan.contains("no"),
-            "{nan}"
-        );
+        let nan = new(vec![0, 0], vec![0.5, 0.5, f64::NAN, 0.5]).unwrap_err().to_string();
+        assert!(nan.contains("example 1") && nan.contains("NaN") && nan.contains("no"), "{nan}");
         let sum = new(vec![0], vec![0.9, 0.9]).unwrap_err().to_string();
         assert!(sum.contains("1.8"), "{sum}");
     }

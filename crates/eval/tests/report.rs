@@ -4,9 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use tidemill_eval::{
-    Context, Estimate, EvaluationConfig, HistoryPoint, Predictions, Report, Shown,
-};
+use tidemill_eval::{Context, Estimate, EvaluationConfig, HistoryPoint, Predictions, Report, Shown};
 
 const NASTY: &str = "<script>alert('x')</script> & \u{1b}[31mred\u{1b}[0m\n\tquite  \"good\"";
 
@@ -15,17 +13,9 @@ fn predictions() -> Predictions {
     let labels = vec!["bad <b>".to_string(), "good".to_string()];
     let targets: Vec<usize> = (0..40).map(|at| at % 2).collect();
     let row = |at: usize| {
-        let sure = if at == 8 {
-            1.0
-        } else {
-            0.6 + 0.009 * at as f64
-        };
+        let sure = if at == 8 { 1.0 } else { 0.6 + 0.009 * at as f64 };
         let right = !at.is_multiple_of(4);
-        let good = if (at % 2 == 1) == right {
-            sure
-        } else {
-            1.0 - sure
-        };
+        let good = if (at % 2 == 1) == right { sure } else { 1.0 - sure };
         [1.0 - good, good]
     };
     Predictions::new(labels, targets, (0..40).flat_map(row).collect()).unwrap()
@@ -50,18 +40,11 @@ fn context() -> Context {
 }
 
 fn shown(at: usize) -> Option<Shown> {
-    Some(Shown {
-        row: format!("reviews.csv:{}", at + 2),
-        text: NASTY.to_string(),
-    })
+    Some(Shown { row: format!("reviews.csv:{}", at + 2), text: NASTY.to_string() })
 }
 
 fn report() -> Report {
-    let config = EvaluationConfig {
-        bootstrap: 100,
-        mistakes: 3,
-        ..EvaluationConfig::default()
-    };
+    let config = EvaluationConfig { bootstrap: 100, mistakes: 3, ..EvaluationConfig::default() };
     Report::new(&predictions(), &config, context(), shown).unwrap()
 }
 
@@ -85,38 +68,20 @@ fn json_comes_back_as_it_was() {
 #[test]
 fn mistakes_are_the_surest_first_and_their_texts_are_tamed() {
     let report = report();
-    let rows: Vec<&str> = report
-        .mistakes
-        .iter()
-        .map(|mistake| mistake.row.as_str())
-        .collect();
+    let rows: Vec<&str> = report.mistakes.iter().map(|mistake| mistake.row.as_str()).collect();
     assert_eq!(rows, ["reviews.csv:10", "reviews.csv:38", "reviews.csv:34"]);
     let first = &report.mistakes[0];
     assert_eq!((first.confidence, first.target_probability), (1.0, 0.0));
-    assert_eq!(
-        (first.target.as_str(), first.predicted.as_str()),
-        ("bad <b>", "good")
-    );
-    assert!(
-        !first.text.contains('\u{1b}') && !first.text.contains('\n'),
-        "{:?}",
-        first.text
-    );
+    assert_eq!((first.target.as_str(), first.predicted.as_str()), ("bad <b>", "good"));
+    assert!(!first.text.contains('\u{1b}') && !first.text.contains('\n'), "{:?}", first.text);
 }
 
 #[test]
 fn long_texts_are_cut_and_no_mistakes_means_no_texts() {
-    let config = EvaluationConfig {
-        characters: 10,
-        mistakes: 1,
-        ..EvaluationConfig::default()
-    };
+    let config = EvaluationConfig { characters: 10, mistakes: 1, ..EvaluationConfig::default() };
     let report = Report::new(&predictions(), &config, context(), shown).unwrap();
     assert_eq!(report.mistakes[0].text, "<script>al…");
-    let config = EvaluationConfig {
-        mistakes: 0,
-        ..EvaluationConfig::default()
-    };
+    let config = EvaluationConfig { mistakes: 0, ..EvaluationConfig::default() };
     let report = Report::new(&predictions(), &config, context(), shown).unwrap();
     assert!(!report.to_json().unwrap().contains("alert"));
 }
@@ -127,30 +92,12 @@ fn an_undefined_metric_says_why_in_every_form() {
     let one_class = Predictions::new(labels, vec![0; 5], [0.7, 0.3].repeat(5)).unwrap();
     let config = EvaluationConfig::default();
     let report = Report::new(&one_class, &config, Context::default(), |_| None).unwrap();
-    let auc = report
-        .metrics
-        .iter()
-        .find(|metric| metric.name == "roc_auc")
-        .unwrap();
+    let auc = report.metrics.iter().find(|metric| metric.name == "roc_auc").unwrap();
     assert!(matches!(&auc.estimate, Estimate::Undefined { .. }));
     assert_eq!(report.value("roc_auc"), None);
-    assert!(
-        report
-            .to_json()
-            .unwrap()
-            .contains(r#""undefined": "no example is \"good\"""#)
-    );
-    assert!(
-        report
-            .to_string()
-            .contains("undefined, because no example is \"good\"")
-    );
-    assert!(
-        report
-            .to_html()
-            .unwrap()
-            .contains("undefined, because no example is &quot;good&quot;")
-    );
+    assert!(report.to_json().unwrap().contains(r#""undefined": "no example is \"good\"""#));
+    assert!(report.to_string().contains("undefined, because no example is \"good\""));
+    assert!(report.to_html().unwrap().contains("undefined, because no example is &quot;good&quot;"));
 }
 
 #[test]
@@ -158,9 +105,7 @@ fn the_page_is_self_contained_and_escapes_what_data_holds() {
     let page = report().to_html().unwrap();
     assert!(page.contains("&lt;script&gt;alert"), "the text is shown");
     assert!(page.contains("bad &lt;b&gt;"), "the label is shown");
-    for forbidden in [
-        "<script", "bad <b>", "src=", "href=", "url(", "@import", "<link", "<iframe",
-    ] {
+    for forbidden in ["<script", "bad <b>", "src=", "href=", "url(", "@import", "<link", "<iframe"] {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
     let outside = page.replace("http://www.w3.org/2000/svg", "");
@@ -174,11 +119,7 @@ fn the_page_is_self_contained_and_escapes_what_data_holds() {
         "scores over the steps",
         "learning rate over the steps",
     ] {
-        assert_eq!(
-            page.matches(&format!("aria-label=\"{part}\"")).count(),
-            1,
-            "{part}"
-        );
+        assert_eq!(page.matches(&format!("aria-label=\"{part}\"")).count(), 1, "{part}");
     }
 }
 
@@ -202,42 +143,20 @@ fn the_text_holds_every_part() {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     assert!(!text.contains('\u{1b}'));
-    assert!(
-        text.lines().all(|line| line == line.trim_end()),
-        "no blanks at the ends"
-    );
+    assert!(text.lines().all(|line| line == line.trim_end()), "no blanks at the ends");
 }
 
 #[test]
 fn many_labels_are_listed_by_pairs() {
     let labels: Vec<String> = (0..30).map(|label| format!("label {label}")).collect();
     let targets: Vec<usize> = (0..90).map(|at| at % 30).collect();
-    let row = |at: usize| {
-        (0..30).map(move |label| {
-            if label == (at + at / 60) % 30 {
-                1.0
-            } else {
-                0.0
-            }
-        })
-    };
+    let row = |at: usize| (0..30).map(move |label| if label == (at + at / 60) % 30 { 1.0 } else { 0.0 });
     let predictions = Predictions::new(labels, targets, (0..90).flat_map(row).collect()).unwrap();
-    let config = EvaluationConfig {
-        bootstrap: 0,
-        ..EvaluationConfig::default()
-    };
+    let config = EvaluationConfig { bootstrap: 0, ..EvaluationConfig::default() };
     let report = Report::new(&predictions, &config, Context::default(), |_| None).unwrap();
-    assert!(
-        report.to_string().contains("1  label 0 taken for label 1"),
-        "{report}"
-    );
+    assert!(report.to_string().contains("1  label 0 taken for label 1"), "{report}");
     let page = report.to_html().unwrap();
     assert!(!page.contains("aria-label=\"confusion matrix\""));
     assert!(page.contains("The first 8 of 30 labels."));
-    assert!(
-        report
-            .metrics
-            .iter()
-            .all(|metric| metric.estimate.interval().is_none())
-    );
+    assert!(report.metrics.iter().all(|metric| metric.estimate.interval().is_none()));
 }

@@ -66,14 +66,10 @@ struct Bin {
 }
 
 fn cases() -> Vec<(Case, Predictions)> {
-    let document: Document =
-        serde_json::from_str(include_str!("fixtures/classification.json")).unwrap();
+    let document: Document = serde_json::from_str(include_str!("fixtures/classification.json")).unwrap();
     let with_predictions = |case: Case| {
-        let labels = (0..case.classes)
-            .map(|class| format!("label {class}"))
-            .collect();
-        let predictions =
-            Predictions::new(labels, case.targets.clone(), case.probabilities.clone()).unwrap();
+        let labels = (0..case.classes).map(|class| format!("label {class}")).collect();
+        let predictions = Predictions::new(labels, case.targets.clone(), case.probabilities.clone()).unwrap();
         (case, predictions)
     };
     document.cases.into_iter().map(with_predictions).collect()
@@ -86,10 +82,7 @@ fn near(ours: f64, theirs: f64) -> bool {
 fn all_near(ours: &[f64], theirs: &[f64], what: &str) {
     assert_eq!(ours.len(), theirs.len(), "{what}: {ours:?} {theirs:?}");
     for (ours_one, theirs_one) in ours.iter().zip(theirs) {
-        assert!(
-            near(*ours_one, *theirs_one),
-            "{what}: ours {ours:?}, scikit-learn's {theirs:?}"
-        );
+        assert!(near(*ours_one, *theirs_one), "{what}: ours {ours:?}, scikit-learn's {theirs:?}");
     }
 }
 
@@ -100,10 +93,7 @@ fn every_metric_has_a_fixture_and_agrees_with_it() {
     for (case, predictions) in &cases {
         for metric in metrics::ALL {
             let what = format!("{} of {:?}", metric.name, case.name);
-            let theirs = case
-                .metrics
-                .get(metric.name)
-                .expect("no line in make_classification.py");
+            let theirs = case.metrics.get(metric.name).expect("no line in make_classification.py");
             let ours = (metric.compute)(predictions);
             match (&ours, theirs) {
                 (Ok(ours), Some(theirs)) => {
@@ -116,11 +106,7 @@ fn every_metric_has_a_fixture_and_agrees_with_it() {
                 assert_eq!(from_matrix(&predictions.confusion_matrix()), ours, "{what}");
             }
         }
-        assert_eq!(
-            case.metrics.len(),
-            metrics::ALL.len(),
-            "a fixture without its metric"
-        );
+        assert_eq!(case.metrics.len(), metrics::ALL.len(), "a fixture without its metric");
     }
 }
 
@@ -140,15 +126,12 @@ fn precision_recall_and_f_beta_of_each_class_agree() {
             let ours: Vec<_> = (0..case.classes)
                 .map(|class| precision_recall::of_class(&matrix, class, beta.parse().unwrap()))
                 .collect();
-            let column = |f: fn(&precision_recall::PrecisionRecall) -> f64| -> Vec<f64> {
-                ours.iter().map(f).collect()
-            };
+            let column =
+                |f: fn(&precision_recall::PrecisionRecall) -> f64| -> Vec<f64> { ours.iter().map(f).collect() };
             all_near(&column(|one| one.precision), &theirs.precision, &case.name);
             all_near(&column(|one| one.recall), &theirs.recall, &case.name);
             all_near(&column(|one| one.f), &theirs.f, &case.name);
-            let support: Vec<u64> = (0..case.classes)
-                .map(|class| matrix.support(class))
-                .collect();
+            let support: Vec<u64> = (0..case.classes).map(|class| matrix.support(class)).collect();
             assert_eq!(support, theirs.support, "{}", case.name);
         }
     }
@@ -163,8 +146,7 @@ fn roc_curves_agree_point_by_point() {
                 (Ok(ours), Some(theirs)) => {
                     let x: Vec<f64> = ours.iter().map(|point| point.false_positive_rate).collect();
                     let y: Vec<f64> = ours.iter().map(|point| point.true_positive_rate).collect();
-                    let thresholds: Vec<Option<f64>> =
-                        ours.iter().map(|point| point.threshold).collect();
+                    let thresholds: Vec<Option<f64>> = ours.iter().map(|point| point.threshold).collect();
                     all_near(&x, &theirs.false_positive_rate, &what);
                     all_near(&y, &theirs.true_positive_rate, &what);
                     assert_eq!(thresholds, theirs.threshold, "{what}");
@@ -181,10 +163,7 @@ fn precision_recall_curves_agree_point_by_point() {
     for (case, predictions) in cases() {
         for (class, theirs) in case.curves.iter().enumerate() {
             let what = format!("class {class} of {:?}", case.name);
-            match (
-                precision_recall::curve(&predictions, class),
-                &theirs.precision_recall,
-            ) {
+            match (precision_recall::curve(&predictions, class), &theirs.precision_recall) {
                 (Ok(ours), Some(theirs)) => {
                     let precision: Vec<f64> = ours.iter().map(|point| point.precision).collect();
                     let recall: Vec<f64> = ours.iter().map(|point| point.recall).collect();

@@ -7,6 +7,7 @@
 use serde_json::Map;
 use tch::Device;
 use tidemill_data::{Encoder, TextCleaning, TokenizerConfig};
+use tidemill_model::architectures::Vocabulary;
 use tidemill_model::manifest::Source;
 use tidemill_model::{Package, PackageParts, Parameters, Pipeline, PipelineOptions, architectures};
 
@@ -18,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let labels = ["negative".to_string(), "positive".to_string()];
     let mut keys = Map::new();
     keys.insert("filters".to_string(), 16.into());
-    let config = architectures::complete_config("text_cnn", &keys, encoder.vocab_size(), encoder.pad_id(), &labels)?;
+    let config = architectures::complete_config("text_cnn", &keys, Vocabulary::of(&encoder), &labels)?;
 
     // Each parameter starts from the seed and its own name.
     let parameters = Parameters::new(7, Device::Cpu);

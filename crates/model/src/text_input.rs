@@ -1,6 +1,7 @@
 //! One batch of token ids on its way into a model: the same rows flat, padded, or padded with time first, whichever the
-//! architecture wants. Knows nothing of texts or tokenisers. An empty row becomes one padding token where a row must
-//! have a token, and an empty bag where it need not.
+//! architecture wants. Knows nothing of texts or tokenisers but the order of ids: hashed n-grams follow the token that
+//! they belong to, and those before the first token belong to the whole text. An empty row becomes one padding token
+//! where a row must have a token, and an empty bag where it need not.
 
 use std::borrow::Cow;
 
@@ -26,9 +27,39 @@ use crate::error::ModelError;
 pub struct TextInput {
     ids: Vec<i64>,
     offsets: Vec<usize>,
+    /// Hashed n-grams of each token, where [`TextInput::tokens`] has parted them from the tokens.
+    ngrams: Option<Ngrams>,
     pad_id: i64,
     time: usize,
     device: Device,
+}
+
+/// Token `i` has the n-grams `ids[bounds[i]..bounds[i + 1]]`.
+#[derive(Clone, Debug)]
+struct Ngrams {
+    ids: Vec<i64>,
+    bounds: Vec<usize>,
+}
+
+/// The order of axes in which a layer reads tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[batch, time]`, with at least this many positions: for a window that is wider than every text.
+    BatchFirst(i64),
+    /// `[time, batch]`, as recurrent layers read.
+    TimeFirst,
+}
+
+/// What [`TextInput::bags`] gives: for each position of a layout, the ids of its token and of the token's n-grams.
+pub(crate) struct Bags {
+    /// Flat ids.
+    pub(crate) ids: Tensor,
+    /// `[positions + 1]`.
+    pub(crate) bounds: Tensor,
+    /// One over the square root of each bag's size, `[positions, 1]`.
+    pub(crate) scale: Tensor,
+    /// The two sizes of the layout.
+    pub(crate) shape: [i64; 2],
 }
 
 impl TextInput {
@@ -71,7 +102,94 @@ impl TextInput {
             )));
         }
         let longest = offsets.windows(2).map(row_length).max().unwrap_or_default();
-        Ok(TextInput { ids, offsets, pad_id, time: longest.max(1), device })
+        Ok(TextInput { ids, offsets, ngrams: None, pad_id, time: longest.max(1), device })
+    }
+
+    /// The same texts as sequences of tokens, which are the ids below `tokens`; the hashed n-grams among them are kept
+    /// aside with the token that they follow, and those of the whole text are left out.
+    pub fn tokens(&self, tokens: i64) -> Cow<'_, TextInput> {
+        if self.ids.iter().all(|&id| id < tokens) {
+            return Cow::Borrowed(self);
+        }
+        let mut ids = Vec::new();
+        let mut offsets = vec![0];
+        let mut ngrams = Ngrams { ids: Vec::new(), bounds: Vec::new() };
+        let mut longest = 1;
+        for pair in self.offsets.windows(2) {
+            let first = ids.len();
+            for &id in self.row(pair) {
+                if id < tokens {
+                    ids.push(id);
+                    ngrams.bounds.push(ngrams.ids.len());
+                } else if ids.len() > first {
+                    ngrams.ids.push(id);
+                }
+            }
+            longest = longest.max(ids.len() - first);
+            offsets.push(ids.len());
+        }
+        ngrams.bounds.push(ngrams.ids.len());
+        let (pad_id, device) = (self.pad_id, self.device);
+        Cow::Owned(TextInput { ids, offsets, ngrams: Some(ngrams), pad_id, time: longest, device })
+    }
+
+    /// The ids of every position with its n-grams, for a sum by bag; nothing where no token has n-grams.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`] when the device refuses.
+    pub(crate) fn bags(&self, layout: Layout) -> Result<Option<Bags>, ModelError> {
+        let Some(ngrams) = &self.ngrams else {
+            return Ok(None);
+        };
+        let rows = self.offsets.len() - 1;
+        let (time, shape) = match layout {
+            Layout::BatchFirst(least) => {
+                let time = self.time.max(usize::try_from(least).unwrap_or_default());
+                (time, [rows as i64, time as i64])
+            }
+            Layout::TimeFirst => (self.time, [self.time as i64, rows as i64]),
+        };
+        let mut ids = Vec::with_capacity(ngrams.ids.len() + rows * time);
+        let mut bounds = Vec::with_capacity(rows * time + 1);
+        let mut scale = Vec::with_capacity(rows * time);
+        bounds.push(0);
+        for position in 0..rows * time {
+            let (row, at) = match layout {
+                Layout::BatchFirst(_) => (position / time, position % time),
+                Layout::TimeFirst => (position % rows, position / rows),
+            };
+            let token = self.offsets.get(row).zip(self.offsets.get(row + 1));
+            let token = token.map(|(start, end)| (start + at, *end)).filter(|(token, end)| token < end);
+            match token {
+                None => ids.push(self.pad_id),
+                Some((token, _)) => {
+                    ids.extend(self.ids.get(token));
+                    if let [start, end] = ngrams.bounds.get(token..token + 2).unwrap_or_default() {
+                        ids.extend_from_slice(ngrams.ids.get(*start..*end).unwrap_or_default());
+                    }
+                }
+            }
+            let before = bounds.last().copied().unwrap_or_default();
+            scale.push(1.0 / ((ids.len() as i64 - before).max(1) as f32).sqrt());
+            bounds.push(ids.len() as i64);
+        }
+        Ok(Some(Bags {
+            ids: Tensor::f_from_slice(&ids)?.f_to_device(self.device)?,
+            bounds: Tensor::f_from_slice(&bounds)?.f_to_device(self.device)?,
+            scale: Tensor::f_from_slice(&scale)?.f_unsqueeze(1)?.f_to_device(self.device)?,
+            shape,
+        }))
+    }
+
+    /// Padded ids in a layout.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`] when the device refuses.
+    pub fn laid_out(&self, layout: Layout) -> Result<Tensor, ModelError> {
+        match layout {
+            Layout::BatchFirst(least) => self.padded_to(least),
+            Layout::TimeFirst => self.padded_time_first(),
+        }
     }
 
     /// The same texts, none longer than `longest` tokens; what is beyond is left out.
@@ -80,13 +198,25 @@ impl TextInput {
         if self.time <= longest {
             return Cow::Borrowed(self);
         }
-        let mut ids = Vec::with_capacity(self.ids.len());
-        let mut offsets = vec![0];
+        let mut cut = TextInput { ids: Vec::new(), offsets: vec![0], time: longest, ..self.clone() };
+        let mut kept = Ngrams { ids: Vec::new(), bounds: vec![0] };
         for pair in self.offsets.windows(2) {
-            ids.extend(self.row(pair).iter().take(longest));
-            offsets.push(ids.len());
+            let first = pair.first().copied().unwrap_or_default();
+            let row = self.row(pair);
+            let row = row.get(..longest).unwrap_or(row);
+            cut.ids.extend_from_slice(row);
+            cut.offsets.push(cut.ids.len());
+            for token in first..first + row.len() {
+                if let Some(ngrams) = &self.ngrams
+                    && let [start, end] = ngrams.bounds.get(token..token + 2).unwrap_or_default()
+                {
+                    kept.ids.extend_from_slice(ngrams.ids.get(*start..*end).unwrap_or_default());
+                }
+                kept.bounds.push(kept.ids.len());
+            }
         }
-        Cow::Owned(TextInput { ids, offsets, pad_id: self.pad_id, time: longest, device: self.device })
+        cut.ngrams = self.ngrams.is_some().then_some(kept);
+        Cow::Owned(cut)
     }
 
     /// How many texts.
@@ -239,6 +369,24 @@ mod tests {
         let cut = input(&[&[1, 2, 3], &[4]]).cut(2).into_owned();
         assert_eq!((cut.time(), cut.batch()), (2, 2));
         assert_eq!(Vec::<i64>::try_from(cut.padded().unwrap().view(-1)).unwrap(), [1, 2, 4, 0]);
+    }
+
+    #[test]
+    fn ngrams_stay_with_the_token_they_follow() {
+        // Tokens are below 10. Row 0: a text n-gram, token 1 with two n-grams, token 2; row 1: token 3 with one.
+        let input = input(&[&[50, 1, 11, 12, 2], &[3, 13]]);
+        let tokens = input.tokens(10);
+        assert_eq!((tokens.time(), tokens.batch()), (2, 2));
+        assert_eq!(Vec::<i64>::try_from(tokens.padded().unwrap().view(-1)).unwrap(), [1, 2, 3, 0]);
+        let bags = tokens.bags(Layout::BatchFirst(0)).unwrap().unwrap();
+        assert_eq!(Vec::<i64>::try_from(bags.ids).unwrap(), [1, 11, 12, 2, 3, 13, 0]);
+        assert_eq!(Vec::<i64>::try_from(bags.bounds).unwrap(), [0, 3, 4, 6, 7]);
+        let bags = tokens.bags(Layout::TimeFirst).unwrap().unwrap();
+        assert_eq!(Vec::<i64>::try_from(bags.ids).unwrap(), [1, 11, 12, 3, 13, 2, 0]);
+        let cut = tokens.cut(1);
+        let bags = cut.bags(Layout::BatchFirst(0)).unwrap().unwrap();
+        assert_eq!(Vec::<i64>::try_from(bags.ids).unwrap(), [1, 11, 12, 3, 13]);
+        assert!(input.tokens(60).bags(Layout::TimeFirst).unwrap().is_none(), "all of them tokens");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use tch::Device;
 use tidemill_data::{Encoder, TextCleaning, TokenizerConfig};
+use tidemill_model::architectures::Vocabulary;
 use tidemill_model::manifest::Source;
 use tidemill_model::{Package, PackageParts, Parameters, Pipeline, PipelineOptions, Weights, architectures, weights};
 
@@ -24,9 +25,7 @@ fn trained(architecture: &str, seed: u64) -> Trained {
     let config = TokenizerConfig::default();
     let encoder = Encoder::train(&config, TextCleaning::default(), &mut TEXTS.into_iter()).unwrap();
     let labels = vec!["negative".to_string(), "positive".to_string()];
-    let config =
-        architectures::complete_config(architecture, &Map::new(), encoder.vocab_size(), encoder.pad_id(), &labels)
-            .unwrap();
+    let config = architectures::complete_config(architecture, &Map::new(), Vocabulary::of(&encoder), &labels).unwrap();
     let parameters = Parameters::new(seed, Device::Cpu);
     architectures::build(&parameters.root(), &config).unwrap();
     Trained { encoder: Arc::new(encoder), labels, config, parameters }

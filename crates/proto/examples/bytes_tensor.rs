@@ -20,13 +20,7 @@ fn main() -> Result<(), TensorError> {
     };
 
     for (input, raw) in request.inputs.iter().zip(&request.raw_input_contents) {
-        println!(
-            "{} {} {:?}, {} bytes",
-            input.name,
-            input.datatype,
-            input.shape,
-            raw.len()
-        );
+        println!("{} {} {:?}, {} bytes", input.name, input.datatype, input.shape, raw.len());
         for text in decode_bytes(raw, element_count(&input.shape)?)? {
             println!("  {}", String::from_utf8_lossy(text));
         }

@@ -48,18 +48,11 @@ pub mod google {
             use prost::Message as _;
 
             // The details of a status are an encoded google.rpc.Status, by gRPC's own convention.
-            let details = rpc::Status::decode(status.details())
-                .unwrap_or_default()
-                .details;
-            rpc::Status {
-                code: status.code().into(),
-                message: status.message().to_owned(),
-                details,
-            }
+            let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
+            rpc::Status { code: status.code().into(), message: status.message().to_owned(), details }
         }
     }
 }
 
 /// An encoded `FileDescriptorSet` of everything above, imports included: what the reflection service shows.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/tidemill_descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tidemill_descriptor.bin"));

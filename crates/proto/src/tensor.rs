@@ -165,9 +165,7 @@ pub fn element_count(shape: &[i64]) -> Result<usize, TensorError> {
     let mut count = 1usize;
     for &dimension in shape {
         if dimension < 0 {
-            return Err(TensorError::NegativeDimension(
-                shape.iter().copied().take(8).collect(),
-            ));
+            return Err(TensorError::NegativeDimension(shape.iter().copied().take(8).collect()));
         }
         let dimension = usize::try_from(dimension).map_err(|_| too_many())?;
         count = count.checked_mul(dimension).ok_or_else(too_many)?;
@@ -179,14 +177,11 @@ pub fn element_count(shape: &[i64]) -> Result<usize, TensorError> {
 ///
 /// # Errors
 /// An element of 4 GiB or more.
-pub fn encode_bytes<T: AsRef<[u8]>>(
-    elements: impl IntoIterator<Item = T>,
-) -> Result<Bytes, TensorError> {
+pub fn encode_bytes<T: AsRef<[u8]>>(elements: impl IntoIterator<Item = T>) -> Result<Bytes, TensorError> {
     let mut raw = BytesMut::new();
     for (index, element) in elements.into_iter().enumerate() {
         let element = element.as_ref();
-        let length =
-            u32::try_from(element.len()).map_err(|_| TensorError::ElementTooLong(index))?;
+        let length = u32::try_from(element.len()).map_err(|_| TensorError::ElementTooLong(index))?;
         raw.reserve(PREFIX.saturating_add(element.len()));
         raw.put_u32_le(length);
         raw.put_slice(element);
@@ -202,34 +197,19 @@ pub fn decode_bytes(raw: &[u8], count: usize) -> Result<Vec<&[u8]>, TensorError>
     // Every element takes its prefix at least, so a lying shape allocates nothing.
     let found_at_most = raw.len() / PREFIX;
     if count > found_at_most {
-        return Err(TensorError::ElementCount {
-            expected: count,
-            found: found_at_most,
-        });
+        return Err(TensorError::ElementCount { expected: count, found: found_at_most });
     }
     let mut elements = Vec::with_capacity(count);
     let mut rest = raw;
     for element in 0..count {
-        let truncated = |needed: usize, left: &[u8]| TensorError::Truncated {
-            element,
-            needed,
-            left: left.len(),
-        };
-        let (prefix, after) = rest
-            .split_first_chunk::<PREFIX>()
-            .ok_or_else(|| truncated(PREFIX, rest))?;
+        let truncated = |needed: usize, left: &[u8]| TensorError::Truncated { element, needed, left: left.len() };
+        let (prefix, after) = rest.split_first_chunk::<PREFIX>().ok_or_else(|| truncated(PREFIX, rest))?;
         let length = usize::try_from(u32::from_le_bytes(*prefix)).unwrap_or(usize::MAX);
-        let (bytes, after) = after
-            .split_at_checked(length)
-            .ok_or_else(|| truncated(length, after))?;
+        let (bytes, after) = after.split_at_checked(length).ok_or_else(|| truncated(length, after))?;
         elements.push(bytes);
         rest = after;
     }
-    if rest.is_empty() {
-        Ok(elements)
-    } else {
-        Err(TensorError::TrailingBytes(rest.len()))
-    }
+    if rest.is_empty() { Ok(elements) } else { Err(TensorError::TrailingBytes(rest.len())) }
 }
 
 /// Writes an FP32 tensor's raw contents: four bytes each, little-endian. `count` says how many to make room for.
@@ -248,38 +228,22 @@ pub fn encode_fp32(values: impl IntoIterator<Item = f32>, count: usize) -> Bytes
 pub fn decode_fp32(raw: &[u8], count: usize) -> Result<Vec<f32>, TensorError> {
     let (values, rest) = raw.as_chunks::<4>();
     if !rest.is_empty() {
-        return Err(TensorError::Truncated {
-            element: values.len(),
-            needed: 4,
-            left: rest.len(),
-        });
+        return Err(TensorError::Truncated { element: values.len(), needed: 4, left: rest.len() });
     }
     if values.len() != count {
-        return Err(TensorError::ElementCount {
-            expected: count,
-            found: values.len(),
-        });
+        return Err(TensorError::ElementCount { expected: count, found: values.len() });
     }
-    Ok(values
-        .iter()
-        .map(|bytes| f32::from_le_bytes(*bytes))
-        .collect())
+    Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
 /// Typed contents that hold these byte strings.
 pub fn bytes_contents(elements: Vec<Bytes>) -> InferTensorContents {
-    InferTensorContents {
-        bytes_contents: elements,
-        ..InferTensorContents::default()
-    }
+    InferTensorContents { bytes_contents: elements, ..InferTensorContents::default() }
 }
 
 /// Typed contents that hold these FP32 values.
 pub fn fp32_contents(values: Vec<f32>) -> InferTensorContents {
-    InferTensorContents {
-        fp32_contents: values,
-        ..InferTensorContents::default()
-    }
+    InferTensorContents { fp32_contents: values, ..InferTensorContents::default() }
 }
 
 /// The names of the lists of `contents` that hold anything, in field order; a tensor uses the one of its datatype.
@@ -294,19 +258,11 @@ pub fn filled_lists(contents: &InferTensorContents) -> Vec<&'static str> {
         ("fp64_contents", contents.fp64_contents.len()),
         ("bytes_contents", contents.bytes_contents.len()),
     ];
-    lists
-        .into_iter()
-        .filter(|(_, length)| *length > 0)
-        .map(|(name, _)| name)
-        .collect()
+    lists.into_iter().filter(|(_, length)| *length > 0).map(|(name, _)| name).collect()
 }
 
 /// One row of a model's metadata. A dimension of -1 varies.
-pub fn tensor_metadata(
-    name: &str,
-    datatype: Datatype,
-    shape: &[i64],
-) -> model_metadata_response::TensorMetadata {
+pub fn tensor_metadata(name: &str, datatype: Datatype, shape: &[i64]) -> model_metadata_response::TensorMetadata {
     model_metadata_response::TensorMetadata {
         name: name.to_owned(),
         datatype: datatype.name().to_owned(),
@@ -319,11 +275,7 @@ pub fn find_tensor<'a>(
     metadata: &'a ModelMetadataResponse,
     name: &str,
 ) -> Option<&'a model_metadata_response::TensorMetadata> {
-    metadata
-        .inputs
-        .iter()
-        .chain(&metadata.outputs)
-        .find(|tensor| tensor.name == name)
+    metadata.inputs.iter().chain(&metadata.outputs).find(|tensor| tensor.name == name)
 }
 
 // A stranger's name in an error: never the whole of a megabyte.
@@ -342,14 +294,8 @@ mod tests {
         assert_eq!(element_count(&[]), Ok(1));
         assert_eq!(element_count(&[3, 0, 7]), Ok(0));
         assert_eq!(element_count(&[2, 5]), Ok(10));
-        assert_eq!(
-            element_count(&[2, -1]),
-            Err(TensorError::NegativeDimension(vec![2, -1]))
-        );
-        assert!(matches!(
-            element_count(&[i64::MAX, 4]),
-            Err(TensorError::TooManyElements(_))
-        ));
+        assert_eq!(element_count(&[2, -1]), Err(TensorError::NegativeDimension(vec![2, -1])));
+        assert!(matches!(element_count(&[i64::MAX, 4]), Err(TensorError::TooManyElements(_))));
     }
 
     #[test]
@@ -357,27 +303,13 @@ mod tests {
         let raw = encode_bytes(["ab", "cdef"]).unwrap();
         assert_eq!(
             decode_bytes(&raw[..raw.len() - 1], 2),
-            Err(TensorError::Truncated {
-                element: 1,
-                needed: 4,
-                left: 3
-            })
+            Err(TensorError::Truncated { element: 1, needed: 4, left: 3 })
         );
         assert_eq!(decode_bytes(&raw, 1), Err(TensorError::TrailingBytes(8)));
-        assert_eq!(
-            decode_bytes(&raw, usize::MAX),
-            Err(TensorError::ElementCount {
-                expected: usize::MAX,
-                found: 3
-            })
-        );
+        assert_eq!(decode_bytes(&raw, usize::MAX), Err(TensorError::ElementCount { expected: usize::MAX, found: 3 }));
         assert_eq!(
             decode_bytes(&[0xff, 0xff, 0xff, 0xff], 1),
-            Err(TensorError::Truncated {
-                element: 0,
-                needed: u32::MAX as usize,
-                left: 0
-            })
+            Err(TensorError::Truncated { element: 0, needed: u32::MAX as usize, left: 0 })
         );
     }
 
@@ -392,10 +324,7 @@ mod tests {
 
     #[test]
     fn the_form_of_bytes_is_the_public_one() {
-        assert_eq!(
-            &encode_bytes(["a", ""]).unwrap()[..],
-            b"\x01\0\0\0a\0\0\0\0"
-        );
+        assert_eq!(&encode_bytes(["a", ""]).unwrap()[..], b"\x01\0\0\0a\0\0\0\0");
         assert_eq!(&encode_fp32([1.0], 1)[..], [0, 0, 0x80, 0x3f]);
         assert_eq!(decode_fp32(&[0, 0, 0x80, 0x3f], 1), Ok(vec![1.0]));
         assert!(decode_fp32(&[0, 0, 0x80, 0x3f], 2).is_err());

@@ -11,26 +11,15 @@ use tokio::sync::oneshot;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let info = ModelInfo {
-        name: "loudness".into(),
-        version: "1".into(),
-        labels: vec!["calm".into(), "loud".into()],
-    };
+    let info = ModelInfo { name: "loudness".into(), version: "1".into(), labels: vec!["calm".into(), "loud".into()] };
     let model = ModelSource::classifier(info, || {
         Ok(|texts: &[&str]| {
             let loud = |text: &&str| if text.ends_with('!') { 0.9 } else { 0.1 };
-            Ok(texts
-                .iter()
-                .map(loud)
-                .map(|loud| vec![1.0 - loud, loud])
-                .collect())
+            Ok(texts.iter().map(loud).map(|loud| vec![1.0 - loud, loud]).collect())
         })
     });
 
-    let config = ServerConfig {
-        address: "127.0.0.1:0".parse()?,
-        ..ServerConfig::default()
-    };
+    let config = ServerConfig { address: "127.0.0.1:0".parse()?, ..ServerConfig::default() };
     let (stop, stopped) = oneshot::channel::<()>();
     let (tell, listening) = oneshot::channel();
     let server = tokio::spawn(async move {
@@ -46,14 +35,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listening.await?;
     println!("listening on {address}");
     let mut client = TextClassificationClient::connect(format!("http://{address}")).await?;
-    let texts = vec![
-        "The tide is out.".to_owned(),
-        "The tide is coming!".to_owned(),
-    ];
-    let request = ClassifyRequest {
-        texts: texts.clone(),
-        ..ClassifyRequest::default()
-    };
+    let texts = vec!["The tide is out.".to_owned(), "The tide is coming!".to_owned()];
+    let request = ClassifyRequest { texts: texts.clone(), ..ClassifyRequest::default() };
     let answer = client.classify(request).await?.into_inner();
     for (text, classification) in texts.iter().zip(answer.classifications) {
         for label in classification.labels {

@@ -18,10 +18,7 @@ use tonic::{Code, Status};
 
 use crate::refusal::Refusal;
 
-const UNARY: [&str; 2] = [
-    "/tidemill.v1.TextClassification/Classify",
-    "/inference.GRPCInferenceService/ModelInfer",
-];
+const UNARY: [&str; 2] = ["/tidemill.v1.TextClassification/Classify", "/inference.GRPCInferenceService/ModelInfer"];
 const STREAMS: [&str; 1] = ["/tidemill.v1.TextClassification/ClassifyStream"];
 
 /// When a request's answer is no longer wanted: an extension of every admitted request.
@@ -42,12 +39,7 @@ impl Gate {
     pub(crate) fn new(max_requests: usize, max_time: Duration) -> Gate {
         let max_requests = max_requests.min(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(max_requests));
-        Gate {
-            places,
-            max_requests,
-            max_time,
-            shut: Arc::new(watch::Sender::new(false)),
-        }
+        Gate { places, max_requests, max_time, shut: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Lets nobody in any more.
@@ -73,11 +65,7 @@ impl Gate {
         if *self.shut.borrow() {
             return Err(Refusal::ShuttingDown);
         }
-        Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_| Refusal::TooManyRequests {
-                max: self.max_requests,
-            })
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::TooManyRequests { max: self.max_requests })
     }
 }
 
@@ -116,11 +104,7 @@ impl Service<Request<Body>> for Admission {
 
         let now = Instant::now();
         let asked = grpc_timeout(request.headers());
-        let limit = if is_unary {
-            Some(self.gate.max_time)
-        } else {
-            None
-        };
+        let limit = if is_unary { Some(self.gate.max_time) } else { None };
         let time = [asked, limit].into_iter().flatten().min();
         let deadline = time.and_then(|time| now.checked_add(time));
         request.extensions_mut().insert(Deadline(deadline));
@@ -133,14 +117,7 @@ impl Service<Request<Body>> for Admission {
                     .unwrap_or_else(|_| Ok(refused(Refusal::DeadlineExceeded))),
                 None => answer.await,
             };
-            answer.map(|answer| {
-                with_bound_code(answer).map(|body| {
-                    Body::new(Held {
-                        body,
-                        _place: place,
-                    })
-                })
-            })
+            answer.map(|answer| with_bound_code(answer).map(|body| Body::new(Held { body, _place: place })))
         })
     }
 }
@@ -189,10 +166,7 @@ impl http_body::Body for Held {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 
@@ -218,18 +192,12 @@ mod tests {
             grpc_timeout(&headers)
         };
         assert_eq!(read("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(
-            read("99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
-        );
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         assert_eq!(read("150m"), Some(Duration::from_millis(150)));
         assert_eq!(read("7u"), Some(Duration::from_micros(7)));
         for wrong in ["", "S", "123456789S", "1x", "-1S", "+1S", "1.5S", "1é"] {
             let mut headers = HeaderMap::new();
-            headers.insert(
-                "grpc-timeout",
-                HeaderValue::from_bytes(wrong.as_bytes()).unwrap(),
-            );
+            headers.insert("grpc-timeout", HeaderValue::from_bytes(wrong.as_bytes()).unwrap());
             assert_eq!(grpc_timeout(&headers), None, "{wrong}");
         }
     }
@@ -238,10 +206,7 @@ mod tests {
     async fn places_are_bounded_and_come_back() {
         let gate = Gate::new(1, Duration::from_secs(1));
         let place = gate.enter().unwrap();
-        assert_eq!(
-            gate.enter().unwrap_err(),
-            Refusal::TooManyRequests { max: 1 }
-        );
+        assert_eq!(gate.enter().unwrap_err(), Refusal::TooManyRequests { max: 1 });
         gate.shut();
         assert_eq!(gate.enter().unwrap_err(), Refusal::ShuttingDown);
         drop(place);

@@ -117,10 +117,7 @@ impl ServerConfig {
             ("max_requests", self.max_requests),
             ("max_stream_requests", self.max_stream_requests),
             ("max_connections", self.max_connections),
-            (
-                "max_connection_streams",
-                self.max_connection_streams as usize,
-            ),
+            ("max_connection_streams", self.max_connection_streams as usize),
             ("max_header_bytes", self.max_header_bytes as usize),
         ];
         for (key, value) in at_least_one {
@@ -128,10 +125,7 @@ impl ServerConfig {
                 return wrong(key, "is 0; it must be at least 1".to_owned());
             }
         }
-        for (key, value) in [
-            ("max_requests", self.max_requests),
-            ("max_connections", self.max_connections),
-        ] {
+        for (key, value) in [("max_requests", self.max_requests), ("max_connections", self.max_connections)] {
             if u32::try_from(value).is_err() {
                 return wrong(key, format!("is {value}; it must be below {}", u32::MAX));
             }
@@ -149,16 +143,11 @@ impl ServerConfig {
         }
         if self.max_queue < self.max_texts {
             let (queue, texts) = (self.max_queue, self.max_texts);
-            let problem = format!(
-                "is {queue}, but one request may hold max_texts = {texts}; raise it or lower that"
-            );
+            let problem = format!("is {queue}, but one request may hold max_texts = {texts}; raise it or lower that");
             return wrong("max_queue", problem);
         }
         if self.threads.is_some_and(|threads| threads < 1) {
-            return wrong(
-                "threads",
-                "must be at least 1; leave it out to share all".to_owned(),
-            );
+            return wrong("threads", "must be at least 1; leave it out to share all".to_owned());
         }
         Ok(())
     }
@@ -170,30 +159,18 @@ mod duration {
 
     use serde::{Deserialize as _, Deserializer, Serializer, de};
 
-    const UNITS: [(&str, u128); 4] = [
-        ("m", 60_000_000),
-        ("s", 1_000_000),
-        ("ms", 1_000),
-        ("us", 1),
-    ];
+    const UNITS: [(&str, u128); 4] = [("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];
 
-    pub(super) fn serialize<S: Serializer>(
-        duration: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         let micros = duration.as_micros();
-        let exact = UNITS
-            .iter()
-            .find(|(_, size)| micros != 0 && micros.is_multiple_of(*size));
+        let exact = UNITS.iter().find(|(_, size)| micros != 0 && micros.is_multiple_of(*size));
         match exact {
             Some((unit, size)) => serializer.serialize_str(&format!("{}{unit}", micros / size)),
             None => serializer.serialize_str(&format!("{micros}us")),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse(text.trim()).ok_or_else(|| {
             de::Error::custom(format!(
@@ -206,10 +183,7 @@ mod duration {
         let digits = text.find(|c: char| !c.is_ascii_digit())?;
         let (number, unit) = text.split_at_checked(digits)?;
         let (_, size) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
-        let micros = number
-            .parse::<u64>()
-            .ok()?
-            .checked_mul(u64::try_from(*size).ok()?)?;
+        let micros = number.parse::<u64>().ok()?.checked_mul(u64::try_from(*size).ok()?)?;
         Some(Duration::from_micros(micros))
     }
 }
@@ -232,19 +206,9 @@ mod tests {
     fn durations_have_units_and_unknown_keys_are_errors() {
         let config: ServerConfig = serde_json::from_str(r#"{"max_delay": "1500us"}"#).unwrap();
         assert_eq!(config.max_delay, Duration::from_micros(1500));
-        for wrong in [
-            r#""5""#,
-            r#""ms""#,
-            r#""1.5s""#,
-            r#""-1s""#,
-            "5",
-            r#""99999999999999999999s""#,
-        ] {
+        for wrong in [r#""5""#, r#""ms""#, r#""1.5s""#, r#""-1s""#, "5", r#""99999999999999999999s""#] {
             let text = format!(r#"{{"grace": {wrong}}}"#);
-            assert!(
-                serde_json::from_str::<ServerConfig>(&text).is_err(),
-                "{text}"
-            );
+            assert!(serde_json::from_str::<ServerConfig>(&text).is_err(), "{text}");
         }
         let error = serde_json::from_str::<ServerConfig>(r#"{"max_bach_size": 3}"#).unwrap_err();
         assert!(error.to_string().contains("max_bach_size"), "{error}");
@@ -252,25 +216,10 @@ mod tests {
 
     #[test]
     fn bounds_that_contradict_are_named() {
-        let config = ServerConfig {
-            max_queue: 10,
-            ..ServerConfig::default()
-        };
+        let config = ServerConfig { max_queue: 10, ..ServerConfig::default() };
         let message = config.check().unwrap_err().to_string();
-        assert!(
-            message.contains("max_queue") && message.contains("max_texts"),
-            "{message}"
-        );
-        let config = ServerConfig {
-            max_batch_size: 0,
-            ..ServerConfig::default()
-        };
-        assert!(
-            config
-                .check()
-                .unwrap_err()
-                .to_string()
-                .contains("max_batch_size")
-        );
+        assert!(message.contains("max_queue") && message.contains("max_texts"), "{message}");
+        let config = ServerConfig { max_batch_size: 0, ..ServerConfig::default() };
+        assert!(config.check().unwrap_err().to_string().contains("max_batch_size"));
     }
 }

@@ -24,10 +24,7 @@ pub(crate) struct Connection {
 }
 
 /// The connections that come to a listener, at most `max` open at once.
-pub(crate) fn accept(
-    listener: TcpListener,
-    max: usize,
-) -> impl Stream<Item = io::Result<Connection>> + Send {
+pub(crate) fn accept(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> + Send {
     let places = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
     stream::unfold((listener, places), |(listener, places)| async move {
         // The semaphore is never closed.
@@ -43,13 +40,7 @@ pub(crate) fn accept(
         };
         // Small answers must not wait for more. A connection that is gone already fails here, and later for all to see.
         let _ = stream.set_nodelay(true);
-        Some((
-            Ok(Connection {
-                stream,
-                _place: place,
-            }),
-            (listener, places),
-        ))
+        Some((Ok(Connection { stream, _place: place }), (listener, places)))
     })
 }
 
@@ -72,11 +63,7 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

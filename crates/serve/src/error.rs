@@ -51,9 +51,7 @@ pub enum ServeError {
         reason: String,
     },
     /// Two models have one name.
-    #[error(
-        "two models are named {name:?}{places}; give one of them another name in its tidemill.toml"
-    )]
+    #[error("two models are named {name:?}{places}; give one of them another name in its tidemill.toml")]
     DuplicateModel {
         /// The name.
         name: String,

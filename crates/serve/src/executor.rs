@@ -43,16 +43,8 @@ pub(crate) fn spawn<C: Classifier>(
         let (ready, watched) = watch::channel(true);
         let (labels, name) = (info.labels.len(), info.name.clone());
         let model = Model::new(info, Arc::clone(&queue), watched, max_batch_size);
-        let end = End {
-            queue: Arc::clone(&queue),
-            ready,
-            name,
-        };
-        let mut executor = Executor {
-            classifier,
-            labels,
-            end,
-        };
+        let end = End { queue: Arc::clone(&queue), ready, name };
+        let mut executor = Executor { classifier, labels, end };
         if tell.send(Ok(model)).is_ok() {
             while let Some(batch) = queue.take(max_batch_size, max_delay) {
                 executor.run(batch);
@@ -62,25 +54,15 @@ pub(crate) fn spawn<C: Classifier>(
     let thread = std::thread::Builder::new()
         .name(format!("model {label}"))
         .spawn(body)
-        .map_err(|source| ServeError::Thread {
-            model: label.clone(),
-            source,
-        })?;
-    Ok(Loading {
-        opened,
-        thread,
-        label,
-    })
+        .map_err(|source| ServeError::Thread { model: label.clone(), source })?;
+    Ok(Loading { opened, thread, label })
 }
 
 impl Loading {
     /// Waits until the model is open.
     pub(crate) async fn opened(self) -> Result<Running, ServeError> {
         match self.opened.await {
-            Ok(Ok(model)) => Ok(Running {
-                model,
-                thread: self.thread,
-            }),
+            Ok(Ok(model)) => Ok(Running { model, thread: self.thread }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(ServeError::Stopped { model: self.label }),
         }
@@ -105,10 +87,7 @@ impl Drop for End {
     fn drop(&mut self) {
         self.tell();
         if std::thread::panicking() {
-            tracing::error!(
-                model = self.name,
-                "the model's thread panicked; the model is not ready"
-            );
+            tracing::error!(model = self.name, "the model's thread panicked; the model is not ready");
         }
     }
 }
@@ -134,10 +113,7 @@ struct Executor<C> {
 impl<C: Classifier> Executor<C> {
     fn run(&mut self, batch: Vec<Entry>) {
         let started = Instant::now();
-        let texts: Vec<&str> = batch
-            .iter()
-            .flat_map(|entry| entry.texts.iter().map(String::as_str))
-            .collect();
+        let texts: Vec<&str> = batch.iter().flat_map(|entry| entry.texts.iter().map(String::as_str)).collect();
         let batch_size = texts.len();
         let result = {
             // A local: dropped before `batch`, which is a parameter.
@@ -153,12 +129,7 @@ impl<C: Classifier> Executor<C> {
                 for entry in batch {
                     let probabilities = rows.by_ref().take(entry.texts.len()).collect();
                     let waited = started.saturating_duration_since(entry.arrived);
-                    let answer = Answer {
-                        probabilities,
-                        waited,
-                        computed,
-                        batch_size,
-                    };
+                    let answer = Answer { probabilities, waited, computed, batch_size };
                     // The caller may have left meanwhile.
                     let _ = entry.reply.send(Ok(answer));
                 }
@@ -180,26 +151,13 @@ impl<C: Classifier> Executor<C> {
     }
 }
 
-fn classify<C: Classifier>(
-    classifier: &mut C,
-    labels: usize,
-    texts: &[&str],
-) -> Result<Vec<Vec<f32>>, String> {
-    let rows = classifier
-        .classify(texts)
-        .map_err(|error| error.to_string())?;
+fn classify<C: Classifier>(classifier: &mut C, labels: usize, texts: &[&str]) -> Result<Vec<Vec<f32>>, String> {
+    let rows = classifier.classify(texts).map_err(|error| error.to_string())?;
     if rows.len() != texts.len() {
-        return Err(format!(
-            "it answered {} of {} texts",
-            rows.len(),
-            texts.len()
-        ));
+        return Err(format!("it answered {} of {} texts", rows.len(), texts.len()));
     }
     if let Some(row) = rows.iter().find(|row| row.len() != labels) {
-        return Err(format!(
-            "it gave {} probabilities for {labels} labels",
-            row.len()
-        ));
+        return Err(format!("it gave {} probabilities for {labels} labels", row.len()));
     }
     Ok(rows)
 }
@@ -217,26 +175,15 @@ mod tests {
     type Rows = Result<Vec<Vec<f32>>, Box<dyn Error + Send + Sync>>;
 
     async fn model<C: Classifier + Send>(max_batch_size: usize, classifier: C) -> Model {
-        let config = ServerConfig {
-            max_batch_size,
-            max_queue: 8,
-            ..ServerConfig::default()
-        };
+        let config = ServerConfig { max_batch_size, max_queue: 8, ..ServerConfig::default() };
         let labels = vec!["odd".to_owned(), "even".to_owned()];
-        let info = ModelInfo {
-            name: "parity".to_owned(),
-            version: "1".to_owned(),
-            labels,
-        };
+        let info = ModelInfo { name: "parity".to_owned(), version: "1".to_owned(), labels };
         let loading = spawn("parity".to_owned(), &config, || Ok((info, classifier))).unwrap();
         loading.opened().await.unwrap().model
     }
 
     fn parity(texts: &[&str]) -> Rows {
-        Ok(texts
-            .iter()
-            .map(|text| vec![f32::from(text.len() % 2 == 1), 0.0])
-            .collect())
+        Ok(texts.iter().map(|text| vec![f32::from(text.len() % 2 == 1), 0.0]).collect())
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -309,10 +256,7 @@ mod tests {
         let eight = tokio::spawn(async move { caller.classify(eight, None).await });
         until(|| model.queue().waiting_texts() == 8).await;
         let full = model.classify(texts(&["y"]), None).await;
-        assert!(
-            matches!(full, Err(Refusal::QueueFull { max: 8, .. })),
-            "{full:?}"
-        );
+        assert!(matches!(full, Err(Refusal::QueueFull { max: 8, .. })), "{full:?}");
         for _ in 0..3 {
             go.send(()).unwrap();
         }

@@ -61,14 +61,7 @@ impl Model {
         ready: watch::Receiver<bool>,
         max_batch_size: usize,
     ) -> Model {
-        Model {
-            shared: Arc::new(Shared {
-                info,
-                queue,
-                ready,
-                max_batch_size,
-            }),
-        }
+        Model { shared: Arc::new(Shared { info, queue, ready, max_batch_size }) }
     }
 
     /// What the model is called and what it answers with.
@@ -102,11 +95,7 @@ impl Model {
     ///
     /// # Errors
     /// At once when the line is full or the model is not ready; at the deadline; or when the model fails or stops.
-    pub(crate) async fn classify(
-        &self,
-        texts: Vec<String>,
-        deadline: Option<Instant>,
-    ) -> Result<Classified, Refusal> {
+    pub(crate) async fn classify(&self, texts: Vec<String>, deadline: Option<Instant>) -> Result<Classified, Refusal> {
         if texts.is_empty() {
             return Ok(Classified {
                 probabilities: Vec::new(),
@@ -130,40 +119,21 @@ impl Model {
         }
     }
 
-    fn enqueue(
-        &self,
-        texts: Vec<String>,
-        deadline: Option<Instant>,
-    ) -> Result<Replies<'_>, Refusal> {
+    fn enqueue(&self, texts: Vec<String>, deadline: Option<Instant>) -> Result<Replies<'_>, Refusal> {
         let arrived = Instant::now();
         let mut receivers = Vec::new();
-        let entries = parts(texts, self.shared.max_batch_size)
-            .into_iter()
-            .map(|texts| {
-                let (reply, receiver) = oneshot::channel();
-                receivers.push(receiver);
-                Entry {
-                    texts,
-                    deadline,
-                    arrived,
-                    reply,
-                }
-            });
-        self.shared
-            .queue
-            .push(entries)
-            .map_err(|error| match error {
-                PushError::Full => Refusal::QueueFull {
-                    model: self.info().name.clone(),
-                    max: self.shared.queue.max_texts(),
-                },
-                PushError::Closed => self.not_ready(),
-            })?;
-        Ok(Replies {
-            queue: &self.shared.queue,
-            receivers,
-            finished: false,
-        })
+        let entries = parts(texts, self.shared.max_batch_size).into_iter().map(|texts| {
+            let (reply, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            Entry { texts, deadline, arrived, reply }
+        });
+        self.shared.queue.push(entries).map_err(|error| match error {
+            PushError::Full => {
+                Refusal::QueueFull { model: self.info().name.clone(), max: self.shared.queue.max_texts() }
+            }
+            PushError::Closed => self.not_ready(),
+        })?;
+        Ok(Replies { queue: &self.shared.queue, receivers, finished: false })
     }
 
     async fn gather(&self, mut replies: Replies<'_>) -> Result<Classified, Refusal> {
@@ -172,15 +142,10 @@ impl Model {
             let part = match receiver.await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(Failure(reason))) => {
-                    return Err(Refusal::Failed {
-                        model: self.info().name.clone(),
-                        reason,
-                    });
+                    return Err(Refusal::Failed { model: self.info().name.clone(), reason });
                 }
                 Err(_) => {
-                    return Err(Refusal::Stopped {
-                        model: self.info().name.clone(),
-                    });
+                    return Err(Refusal::Stopped { model: self.info().name.clone() });
                 }
             };
             match &mut whole {
@@ -189,15 +154,11 @@ impl Model {
             }
         }
         replies.finished = true;
-        whole.ok_or_else(|| Refusal::Stopped {
-            model: self.info().name.clone(),
-        })
+        whole.ok_or_else(|| Refusal::Stopped { model: self.info().name.clone() })
     }
 
     fn not_ready(&self) -> Refusal {
-        Refusal::NotReady {
-            model: self.info().name.clone(),
-        }
+        Refusal::NotReady { model: self.info().name.clone() }
     }
 }
 
@@ -219,18 +180,8 @@ impl Drop for Replies<'_> {
 
 impl From<Answer> for Classified {
     fn from(answer: Answer) -> Classified {
-        let Answer {
-            probabilities,
-            waited,
-            computed,
-            batch_size,
-        } = answer;
-        Classified {
-            probabilities,
-            waited,
-            computed,
-            batch_size,
-        }
+        let Answer { probabilities, waited, computed, batch_size } = answer;
+        Classified { probabilities, waited, computed, batch_size }
     }
 }
 

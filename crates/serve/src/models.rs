@@ -29,9 +29,7 @@ impl Models {
             }
             by_name.insert(name, model);
         }
-        Ok(Models {
-            by_name: Arc::new(by_name),
-        })
+        Ok(Models { by_name: Arc::new(by_name) })
     }
 
     /// Every model, by name.
@@ -46,17 +44,8 @@ impl Models {
 
     /// The model of this name and version. An empty version is any; an empty name is the only model, if there is one.
     /// `name_field` and `version_field` are what the request calls them.
-    pub(crate) fn find(
-        &self,
-        name: &str,
-        version: &str,
-        name_field: &str,
-    ) -> Result<&Model, Refusal> {
-        let model = if name.is_empty() {
-            self.only(name_field)?
-        } else {
-            self.named(name)?
-        };
+    pub(crate) fn find(&self, name: &str, version: &str, name_field: &str) -> Result<&Model, Refusal> {
+        let model = if name.is_empty() { self.only(name_field)? } else { self.named(name)? };
         let info = model.info();
         if version.is_empty() || version == info.version {
             return Ok(model);
@@ -68,10 +57,7 @@ impl Models {
             shortened(version),
             info.version
         );
-        Err(Refusal::UnknownModel {
-            name: asked,
-            message,
-        })
+        Err(Refusal::UnknownModel { name: asked, message })
     }
 
     fn named(&self, name: &str) -> Result<&Model, Refusal> {
@@ -92,20 +78,12 @@ impl Models {
         let mut models = self.iter();
         match (models.next(), models.next()) {
             (Some(model), None) => Ok(model),
-            _ => Err(Refusal::invalid(
-                name_field,
-                format!("is empty; name one of the models: {}", self.names()),
-            )),
+            _ => Err(Refusal::invalid(name_field, format!("is empty; name one of the models: {}", self.names()))),
         }
     }
 
     fn names(&self) -> String {
-        let names: Vec<String> = self
-            .by_name
-            .keys()
-            .take(20)
-            .map(|name| format!("{name:?}"))
-            .collect();
+        let names: Vec<String> = self.by_name.keys().take(20).map(|name| format!("{name:?}")).collect();
         names.join(", ")
     }
 }

@@ -17,19 +17,11 @@ pub(crate) struct PipelineClassifier {
 /// Opens a package and classifies one text with it, so that what is done once (packing weights, measuring kernels) is done
 /// before the first caller waits for it. To be called on the thread that will own the model: libtorch and OpenMP keep the
 /// number of threads for each calling thread.
-pub(crate) fn open(
-    folder: &Path,
-    threads: i32,
-) -> Result<(ModelInfo, PipelineClassifier), ServeError> {
+pub(crate) fn open(folder: &Path, threads: i32) -> Result<(ModelInfo, PipelineClassifier), ServeError> {
     tidemill_torch::set_threads(threads);
-    let fail = |error: &dyn Error| ServeError::Package {
-        folder: folder.to_owned(),
-        reason: error.to_string(),
-    };
+    let fail = |error: &dyn Error| ServeError::Package { folder: folder.to_owned(), reason: error.to_string() };
     let pipeline = Pipeline::open(folder, &PipelineOptions::default()).map_err(|e| fail(&e))?;
-    pipeline
-        .classify(&["A first text."])
-        .map_err(|error| fail(&error))?;
+    pipeline.classify(&["A first text."]).map_err(|error| fail(&error))?;
     let manifest = pipeline.manifest();
     let info = ModelInfo {
         name: manifest.name.clone(),
@@ -42,9 +34,6 @@ pub(crate) fn open(
 impl Classifier for PipelineClassifier {
     fn classify(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Box<dyn Error + Send + Sync>> {
         let classifications = self.pipeline.classify(texts)?;
-        Ok(classifications
-            .into_iter()
-            .map(|text| text.probabilities)
-            .collect())
+        Ok(classifications.into_iter().map(|text| text.probabilities).collect())
     }
 }

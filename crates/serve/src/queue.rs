@@ -71,17 +71,8 @@ struct Waiting {
 impl Queue {
     /// A line of at most `max_texts` texts.
     pub(crate) fn new(max_texts: usize) -> Queue {
-        let waiting = Waiting {
-            entries: VecDeque::new(),
-            texts: 0,
-            open: true,
-        };
-        Queue {
-            waiting: Mutex::new(waiting),
-            changed: Condvar::new(),
-            abandoned: AtomicBool::new(false),
-            max_texts,
-        }
+        let waiting = Waiting { entries: VecDeque::new(), texts: 0, open: true };
+        Queue { waiting: Mutex::new(waiting), changed: Condvar::new(), abandoned: AtomicBool::new(false), max_texts }
     }
 
     /// The bound, in texts.
@@ -125,10 +116,7 @@ impl Queue {
                 if !waiting.open {
                     return None;
                 }
-                waiting = self
-                    .changed
-                    .wait(waiting)
-                    .unwrap_or_else(PoisonError::into_inner);
+                waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
             waiting = self.wait_for_more(waiting, max_batch, delay);
             let batch = waiting.take_batch(max_batch);
@@ -170,11 +158,7 @@ impl Queue {
         if delay.is_zero() {
             return waiting;
         }
-        let Some(until) = waiting
-            .entries
-            .front()
-            .and_then(|first| first.arrived.checked_add(delay))
-        else {
+        let Some(until) = waiting.entries.front().and_then(|first| first.arrived.checked_add(delay)) else {
             return waiting;
         };
         while waiting.open && waiting.texts < max_batch {
@@ -182,11 +166,7 @@ impl Queue {
             if left.is_zero() {
                 break;
             }
-            waiting = self
-                .changed
-                .wait_timeout(waiting, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         waiting
     }
@@ -236,15 +216,7 @@ mod tests {
     fn entry(texts: &[&str]) -> (Entry, Reply) {
         let (reply, receiver) = oneshot::channel();
         let texts = texts.iter().map(|text| text.to_string()).collect();
-        (
-            Entry {
-                texts,
-                deadline: None,
-                arrived: Instant::now(),
-                reply,
-            },
-            receiver,
-        )
+        (Entry { texts, deadline: None, arrived: Instant::now(), reply }, receiver)
     }
 
     fn sizes(batch: &[Entry]) -> Vec<usize> {

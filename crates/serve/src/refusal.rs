@@ -76,10 +76,7 @@ pub(crate) enum Refusal {
 impl Refusal {
     /// A field that is wrong.
     pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Refusal {
-        Refusal::Invalid {
-            field: field.into(),
-            problem: problem.into(),
-        }
+        Refusal::Invalid { field: field.into(), problem: problem.into() }
     }
 
     /// The gRPC code that stands for it.
@@ -99,12 +96,8 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Status {
         let (code, message) = (refusal.code(), refusal.to_string());
         let details = match refusal {
-            Refusal::Invalid { field, problem } => {
-                ErrorDetails::with_bad_request_violation(field, problem)
-            }
-            Refusal::UnknownModel { name, .. } => {
-                ErrorDetails::with_resource_info("model", name, "", message.clone())
-            }
+            Refusal::Invalid { field, problem } => ErrorDetails::with_bad_request_violation(field, problem),
+            Refusal::UnknownModel { name, .. } => ErrorDetails::with_resource_info("model", name, "", message.clone()),
             Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => {
                 ErrorDetails::with_retry_info(Some(RETRY_DELAY))
             }
@@ -126,19 +119,10 @@ mod tests {
         assert_eq!(status.message(), "texts[3]: is too long");
         let details = status.get_details_bad_request().unwrap();
         let violation = details.field_violations.first().unwrap();
-        assert_eq!(
-            (violation.field.as_str(), violation.description.as_str()),
-            ("texts[3]", "is too long")
-        );
+        assert_eq!((violation.field.as_str(), violation.description.as_str()), ("texts[3]", "is too long"));
 
-        let status = Status::from(Refusal::QueueFull {
-            model: "m".to_owned(),
-            max: 8,
-        });
+        let status = Status::from(Refusal::QueueFull { model: "m".to_owned(), max: 8 });
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert_eq!(
-            status.get_details_retry_info().unwrap().retry_delay,
-            Some(RETRY_DELAY)
-        );
+        assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(RETRY_DELAY));
     }
 }

@@ -87,14 +87,8 @@ pub async fn serve_models(
 ) -> Result<(), ServeError> {
     config.check()?;
     let listener = bind(config.address).await?;
-    let address = listener.local_addr().map_err(|source| ServeError::Bind {
-        address: config.address,
-        source,
-    })?;
-    let config = ServerConfig {
-        threads: Some(libtorch_threads(&config, sources.len())),
-        ..config
-    };
+    let address = listener.local_addr().map_err(|source| ServeError::Bind { address: config.address, source })?;
+    let config = ServerConfig { threads: Some(libtorch_threads(&config, sources.len())), ..config };
 
     let (models, threads) = load(sources, &config).await?;
     let result = run(&config, listener, &models, shutdown, || ready(address)).await;
@@ -107,12 +101,10 @@ pub async fn serve_models(
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => ServeError::AddressInUse { address },
-            _ => ServeError::Bind { address, source },
-        })
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::AddressInUse { address },
+        _ => ServeError::Bind { address, source },
+    })
 }
 
 // Each model's thread may use its share of the processors.
@@ -123,10 +115,7 @@ fn libtorch_threads(config: &ServerConfig, models: usize) -> i32 {
 }
 
 // Opens all at once and waits for all, so that a failure leaves no thread at work behind it.
-async fn load(
-    sources: Vec<ModelSource>,
-    config: &ServerConfig,
-) -> Result<(Models, Vec<JoinHandle<()>>), ServeError> {
+async fn load(sources: Vec<ModelSource>, config: &ServerConfig) -> Result<(Models, Vec<JoinHandle<()>>), ServeError> {
     let started = Instant::now();
     let mut places = Vec::new();
     let mut loading = Vec::new();
@@ -159,9 +148,7 @@ async fn run(
 ) -> Result<Instant, ServeError> {
     let gate = Gate::new(config.max_requests, config.max_request_time);
     let (health, health_service) = tonic_health::server::health_reporter();
-    let services = services(config, models, &gate)?
-        .add_service(health_service)
-        .prepare();
+    let services = services(config, models, &gate)?.add_service(health_service).prepare();
     let admission = Admission::new(gate.clone(), services);
 
     set_health(&health, models, ServingStatus::Serving).await;
@@ -213,12 +200,10 @@ fn services(config: &ServerConfig, models: &Models, gate: &Gate) -> Result<Route
             .register_encoded_file_descriptor_set(tidemill_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(
-        Routes::new(TextClassificationServer::new(typed).max_decoding_message_size(size))
-            .add_service(GrpcInferenceServiceServer::new(open).max_decoding_message_size(size))
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?),
-    )
+    Ok(Routes::new(TextClassificationServer::new(typed).max_decoding_message_size(size))
+        .add_service(GrpcInferenceServiceServer::new(open).max_decoding_message_size(size))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
 }
 
 // The server as a whole is the empty name; each model and each inference service has its own.
@@ -239,12 +224,8 @@ fn watch_models(health: &HealthReporter, models: &Models) -> JoinSet<()> {
         let (health, model) = (health.clone(), model.clone());
         watching.spawn(async move {
             model.stopped().await;
-            health
-                .set_service_status(&model.info().name, ServingStatus::NotServing)
-                .await;
-            health
-                .set_service_status("", ServingStatus::NotServing)
-                .await;
+            health.set_service_status(&model.info().name, ServingStatus::NotServing).await;
+            health.set_service_status("", ServingStatus::NotServing).await;
         });
     }
     watching

@@ -21,10 +21,7 @@ pub(crate) struct TextLimits {
 
 impl TextLimits {
     pub(crate) fn new(config: &ServerConfig) -> TextLimits {
-        TextLimits {
-            max_texts: config.max_texts,
-            max_text_bytes: config.max_text_bytes,
-        }
+        TextLimits { max_texts: config.max_texts, max_text_bytes: config.max_text_bytes }
     }
 
     fn check_count(&self, count: usize, field: &str) -> Result<(), Refusal> {
@@ -32,10 +29,7 @@ impl TextLimits {
             return Ok(());
         }
         let max = self.max_texts;
-        Err(Refusal::invalid(
-            field,
-            format!("has {count} texts; a request may hold {max}"),
-        ))
+        Err(Refusal::invalid(field, format!("has {count} texts; a request may hold {max}")))
     }
 
     fn check_length(&self, bytes: usize, field: impl FnOnce() -> String) -> Result<(), Refusal> {
@@ -43,10 +37,7 @@ impl TextLimits {
             return Ok(());
         }
         let max = self.max_text_bytes;
-        Err(Refusal::invalid(
-            field(),
-            format!("has {bytes} bytes; a text may have {max}"),
-        ))
+        Err(Refusal::invalid(field(), format!("has {bytes} bytes; a text may have {max}")))
     }
 }
 

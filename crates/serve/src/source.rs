@@ -20,9 +20,7 @@ pub struct ModelSource {
 
 impl fmt::Debug for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ModelSource")
-            .field("place", &self.place)
-            .finish_non_exhaustive()
+        f.debug_struct("ModelSource").field("place", &self.place).finish_non_exhaustive()
     }
 }
 
@@ -31,16 +29,10 @@ impl ModelSource {
     pub fn package(folder: impl Into<PathBuf>) -> ModelSource {
         let folder = folder.into();
         let place = folder.display().to_string();
-        let label = folder
-            .file_name()
-            .unwrap_or(folder.as_os_str())
-            .to_string_lossy()
-            .into_owned();
+        let label = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
         let start: Start = Box::new(move |config| {
             let threads = config.threads.unwrap_or(1);
-            executor::spawn(label, config, move || {
-                crate::package::open(&folder, threads)
-            })
+            executor::spawn(label, config, move || crate::package::open(&folder, threads))
         });
         ModelSource { place, start }
     }
@@ -70,16 +62,10 @@ impl ModelSource {
             let label = info.name.clone();
             executor::spawn(label, config, move || match open() {
                 Ok(classifier) => Ok((info, classifier)),
-                Err(error) => Err(ServeError::Classifier {
-                    model: info.name,
-                    reason: error.to_string(),
-                }),
+                Err(error) => Err(ServeError::Classifier { model: info.name, reason: error.to_string() }),
             })
         });
-        ModelSource {
-            place: String::new(),
-            start,
-        }
+        ModelSource { place: String::new(), start }
     }
 
     /// Starts to open it, on its thread. Gives also where it comes from, for messages.

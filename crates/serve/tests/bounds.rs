@@ -32,10 +32,7 @@ impl Stepped {
         let noted = Arc::clone(&seen);
         let source = ModelSource::classifier(info(name), move || {
             Ok(move |texts: &[&str]| {
-                noted
-                    .lock()
-                    .unwrap()
-                    .push(texts.iter().map(|text| text.to_string()).collect());
+                noted.lock().unwrap().push(texts.iter().map(|text| text.to_string()).collect());
                 wait.recv()?;
                 by_length(texts)
             })
@@ -46,10 +43,7 @@ impl Stepped {
     async fn wait_for_batches(&self, count: usize) {
         let started = Instant::now();
         while self.seen.lock().unwrap().len() < count {
-            assert!(
-                started.elapsed() < Duration::from_secs(10),
-                "the model was not called"
-            );
+            assert!(started.elapsed() < Duration::from_secs(10), "the model was not called");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -64,10 +58,7 @@ async fn persist(mut client: TextClassificationClient<Channel>, request: Classif
 }
 
 /// Asks until the server is as full as the test has made it, and gives the refusal.
-async fn refusal_when_full(
-    mut client: TextClassificationClient<Channel>,
-    request: ClassifyRequest,
-) -> Status {
+async fn refusal_when_full(mut client: TextClassificationClient<Channel>, request: ClassifyRequest) -> Status {
     loop {
         let mut request = Request::new(request.clone());
         request.set_timeout(Duration::from_millis(100));
@@ -81,21 +72,13 @@ async fn refusal_when_full(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_longer_than_a_batch_is_run_in_parts_and_answered_whole() {
     let (model, source) = Stepped::source("stepped");
-    let config = ServerConfig {
-        max_batch_size: 4,
-        ..ServerConfig::default()
-    };
+    let config = ServerConfig { max_batch_size: 4, ..ServerConfig::default() };
     let server = start(config, vec![source]).await;
     for _ in 0..3 {
         model.go.send(()).unwrap();
     }
     let words = ["t", "u", "longer", "v", "w", "x", "y", "z", "longest"];
-    let answer = server
-        .typed()
-        .classify(texts("stepped", &words))
-        .await
-        .unwrap()
-        .into_inner();
+    let answer = server.typed().classify(texts("stepped", &words)).await.unwrap().into_inner();
     assert_eq!(answer.classifications.len(), 9);
     for (word, classification) in words.iter().zip(&answer.classifications) {
         let expected = if word.len() < 5 { "short" } else { "long" };
@@ -119,10 +102,7 @@ async fn late_and_cancelled_requests_never_reach_the_model() {
     let started = Instant::now();
     let status = server.typed().classify(late).await.unwrap_err();
     // tonic's client keeps the deadline too, and calls it CANCELLED when it is the first to notice.
-    assert!(
-        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
-        "{status:?}"
-    );
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
     assert!(started.elapsed() < Duration::from_secs(5));
 
     let mut client = server.typed();
@@ -146,17 +126,10 @@ async fn late_and_cancelled_requests_never_reach_the_model() {
 async fn the_server_s_own_limit_on_a_request_is_a_deadline() {
     let (model, source) = Stepped::source("stepped");
     let limit = Duration::from_millis(60);
-    let config = ServerConfig {
-        max_request_time: limit,
-        ..ServerConfig::default()
-    };
+    let config = ServerConfig { max_request_time: limit, ..ServerConfig::default() };
     let server = start(config, vec![source]).await;
     let started = Instant::now();
-    let status = server
-        .typed()
-        .classify(texts("stepped", &["a"]))
-        .await
-        .unwrap_err();
+    let status = server.typed().classify(texts("stepped", &["a"])).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(started.elapsed() >= limit);
     model.go.send(()).unwrap();
@@ -194,11 +167,7 @@ async fn beyond_its_bounds_the_server_refuses_at_once() {
         if status.message().contains("open requests") {
             break;
         }
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "{}",
-            status.message()
-        );
+        assert!(started.elapsed() < Duration::from_secs(10), "{}", status.message());
     }
     // Probes still pass.
     assert_eq!(server.health("").await.unwrap(), SERVING);
@@ -210,11 +179,7 @@ async fn beyond_its_bounds_the_server_refuses_at_once() {
         call.await.unwrap();
     }
     let long = "x".repeat(2000);
-    let status = server
-        .typed()
-        .classify(texts("stepped", &[&long]))
-        .await
-        .unwrap_err();
+    let status = server.typed().classify(texts("stepped", &[&long])).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     server.stop().await.unwrap();
 }
@@ -227,80 +192,28 @@ async fn a_panic_hangs_nobody_and_shows_in_health() {
             by_length(texts)
         })
     });
-    let server = start(
-        ServerConfig::default(),
-        vec![panicking, by_length_source("sound")],
-    )
-    .await;
+    let server = start(ServerConfig::default(), vec![panicking, by_length_source("sound")]).await;
     assert_eq!(server.health("fragile").await.unwrap(), SERVING);
-    server
-        .typed()
-        .classify(texts("fragile", &["fine"]))
-        .await
-        .unwrap();
+    server.typed().classify(texts("fragile", &["fine"])).await.unwrap();
 
-    let status = server
-        .typed()
-        .classify(texts("fragile", &["break"]))
-        .await
-        .unwrap_err();
+    let status = server.typed().classify(texts("fragile", &["break"])).await.unwrap_err();
     assert_eq!(status.code(), Code::Internal);
-    let status = server
-        .typed()
-        .classify(texts("fragile", &["fine"]))
-        .await
-        .unwrap_err();
+    let status = server.typed().classify(texts("fragile", &["fine"])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
 
     let started = Instant::now();
-    while server.health("fragile").await.unwrap() != NOT_SERVING
-        || server.health("").await.unwrap() != NOT_SERVING
-    {
+    while server.health("fragile").await.unwrap() != NOT_SERVING || server.health("").await.unwrap() != NOT_SERVING {
         assert!(started.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(server.health("sound").await.unwrap(), SERVING);
     let mut open = server.open();
-    assert!(
-        !open
-            .server_ready(ServerReadyRequest {})
-            .await
-            .unwrap()
-            .into_inner()
-            .ready
-    );
-    let ready = |name: &str| ModelReadyRequest {
-        name: name.into(),
-        version: String::new(),
-    };
-    assert!(
-        !open
-            .model_ready(ready("fragile"))
-            .await
-            .unwrap()
-            .into_inner()
-            .ready
-    );
-    assert!(
-        open.model_ready(ready("sound"))
-            .await
-            .unwrap()
-            .into_inner()
-            .ready
-    );
-    assert!(
-        !open
-            .model_ready(ready("nothing"))
-            .await
-            .unwrap()
-            .into_inner()
-            .ready
-    );
-    server
-        .typed()
-        .classify(texts("sound", &["fine"]))
-        .await
-        .unwrap();
+    assert!(!open.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
+    let ready = |name: &str| ModelReadyRequest { name: name.into(), version: String::new() };
+    assert!(!open.model_ready(ready("fragile")).await.unwrap().into_inner().ready);
+    assert!(open.model_ready(ready("sound")).await.unwrap().into_inner().ready);
+    assert!(!open.model_ready(ready("nothing")).await.unwrap().into_inner().ready);
+    server.typed().classify(texts("sound", &["fine"])).await.unwrap();
     server.stop().await.unwrap();
 }
 
@@ -313,11 +226,7 @@ async fn a_bad_request_does_not_cost_its_neighbours() {
             if counted.fetch_add(1, Ordering::SeqCst) == 0 {
                 std::thread::sleep(Duration::from_millis(200));
             }
-            if texts.contains(&"bad") {
-                Err("not this one".into())
-            } else {
-                by_length(texts)
-            }
+            if texts.contains(&"bad") { Err("not this one".into()) } else { by_length(texts) }
         })
     });
     let server = start(ServerConfig::default(), vec![source]).await;
@@ -332,11 +241,7 @@ async fn a_bad_request_does_not_cost_its_neighbours() {
     good.await.unwrap().unwrap();
     let status = bad.await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Internal);
-    assert!(
-        status.message().contains("not this one"),
-        "{}",
-        status.message()
-    );
+    assert!(status.message().contains("not this one"), "{}", status.message());
     server.stop().await.unwrap();
 }
 
@@ -345,17 +250,11 @@ async fn stopping_finishes_what_was_accepted_and_nothing_else() {
     let (model, source) = Stepped::source("stepped");
     let mut server = start(ServerConfig::default(), vec![source]).await;
     let mut client = server.typed();
-    let accepted =
-        tokio::spawn(async move { client.classify(texts("stepped", &["accepted"])).await });
+    let accepted = tokio::spawn(async move { client.classify(texts("stepped", &["accepted"])).await });
     // An open stream does not keep the server from ending.
     let (_sender, requests) = tokio::sync::mpsc::channel::<ClassifyStreamRequest>(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
-    let mut idle = server
-        .typed()
-        .classify_stream(requests)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut idle = server.typed().classify_stream(requests).await.unwrap().into_inner();
     model.wait_for_batches(1).await;
 
     server.stop.take().unwrap().send(()).unwrap();
@@ -363,10 +262,7 @@ async fn stopping_finishes_what_was_accepted_and_nothing_else() {
     assert_eq!(status.code(), Code::Unavailable);
     let started = Instant::now();
     while tokio::net::TcpStream::connect(server.address).await.is_ok() {
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "it still accepts connections"
-        );
+        assert!(started.elapsed() < Duration::from_secs(10), "it still accepts connections");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(!server.ended.is_finished());
@@ -383,20 +279,13 @@ async fn a_caller_that_is_never_answered_holds_the_server_for_its_grace_alone() 
             by_length(texts)
         })
     });
-    let config = ServerConfig {
-        grace: Duration::from_millis(100),
-        ..ServerConfig::default()
-    };
+    let config = ServerConfig { grace: Duration::from_millis(100), ..ServerConfig::default() };
     let server = start(config, vec![source]).await;
     let mut client = server.typed();
     let call = tokio::spawn(async move { client.classify(texts("slow", &["a"])).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     let started = Instant::now();
     server.stop().await.unwrap();
-    assert!(
-        started.elapsed() < Duration::from_millis(1500),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
     call.abort();
 }

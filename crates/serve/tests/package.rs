@@ -20,21 +20,12 @@ use tokio::sync::oneshot;
 const TEXTS: [&str; 4] = ["a good film", "bad", "", "good actors, <b>bad</b> script"];
 
 fn write_package(folder: &Path, name: &str) -> Result<(), Box<dyn Error>> {
-    let encoder = Encoder::train(
-        &TokenizerConfig::default(),
-        TextCleaning::default(),
-        &mut TEXTS.into_iter(),
-    )?;
-    let labels = [
-        "negative".to_owned(),
-        "neutral".to_owned(),
-        "positive".to_owned(),
-    ];
+    let encoder = Encoder::train(&TokenizerConfig::default(), TextCleaning::default(), &mut TEXTS.into_iter())?;
+    let labels = ["negative".to_owned(), "neutral".to_owned(), "positive".to_owned()];
     let config = architectures::complete_config(
         "bag_of_embeddings",
         &Map::new(),
-        encoder.vocab_size(),
-        encoder.pad_id(),
+        architectures::Vocabulary::of(&encoder),
         &labels,
     )?;
     let parameters = Parameters::new(7, PipelineOptions::default().device);
@@ -85,9 +76,7 @@ async fn both_services_say_what_the_pipeline_says() {
     });
     let address = format!("http://{}", listening.await.unwrap());
 
-    let mut typed = TextClassificationClient::connect(address.clone())
-        .await
-        .unwrap();
+    let mut typed = TextClassificationClient::connect(address.clone()).await.unwrap();
     let request = ClassifyRequest {
         model: "sentiment".into(),
         texts: TEXTS.map(str::to_owned).to_vec(),
@@ -135,9 +124,7 @@ fn answer_labels(rows: &[Vec<f32>]) -> Vec<&'static str> {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         row.iter().position(|value| *value == largest).unwrap()
     };
-    rows.iter()
-        .map(|row| ["negative", "neutral", "positive"][best(row)])
-        .collect()
+    rows.iter().map(|row| ["negative", "neutral", "positive"][best(row)]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,10 +137,7 @@ async fn a_damaged_package_and_a_name_used_twice_stop_the_start() {
 
     let result = serve(config(&[&one, &two]), std::future::pending(), never).await;
     let message = result.unwrap_err().to_string();
-    assert!(
-        message.contains("sentiment") && message.contains("two"),
-        "{message}"
-    );
+    assert!(message.contains("sentiment") && message.contains("two"), "{message}");
 
     let weights = two.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();

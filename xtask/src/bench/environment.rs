@@ -25,15 +25,10 @@ impl Peer {
     /// The environment's Python, after making the environment if need be.
     pub(crate) fn ready(&self, root: &Path, cache: &Path) -> Result<PathBuf> {
         let requirements = root.join("xtask/peers").join(format!("{}.txt", self.name));
-        let text = fs::read(&requirements)
-            .with_context(|| format!("{} cannot be read.", requirements.display()))?;
+        let text = fs::read(&requirements).with_context(|| format!("{} cannot be read.", requirements.display()))?;
         let python = pip::python("")?;
-        let version = Command::new(&python)
-            .args(["-c", "import sys; print(sys.version, sys.prefix)"])
-            .output()?;
-        let folder = cache
-            .join("python")
-            .join(key(self.name, &text, &version.stdout));
+        let version = Command::new(&python).args(["-c", "import sys; print(sys.version, sys.prefix)"]).output()?;
+        let folder = cache.join("python").join(key(self.name, &text, &version.stdout));
         let inner = folder.join("bin/python");
         if self.works(&folder) {
             return Ok(inner);
@@ -42,17 +37,10 @@ impl Peer {
         if self.works(&folder) {
             return Ok(inner);
         }
-        progress::note(&format!(
-            "Making the peer's Python environment in {}.",
-            folder.display()
-        ));
+        progress::note(&format!("Making the peer's Python environment in {}.", folder.display()));
         self.make(&python, &requirements, &folder)?;
         if !self.works(&folder) {
-            bail!(
-                "The peer's environment {} cannot import {}.",
-                folder.display(),
-                self.imports
-            );
+            bail!("The peer's environment {} cannot import {}.", folder.display(), self.imports);
         }
         Ok(inner)
     }
@@ -71,12 +59,8 @@ impl Peer {
     /// An environment cannot be moved, so it is made in place, and `complete` is written last.
     fn make(&self, python: &Path, requirements: &Path, folder: &Path) -> Result<()> {
         cache::remove(folder)?;
-        fs::create_dir_all(folder)
-            .with_context(|| format!("{} cannot be made.", folder.display()))?;
-        let made = Command::new(python)
-            .args(["-m", "venv"])
-            .arg(folder)
-            .output()?;
+        fs::create_dir_all(folder).with_context(|| format!("{} cannot be made.", folder.display()))?;
+        let made = Command::new(python).args(["-m", "venv"]).arg(folder).output()?;
         if !made.status.success() {
             bail!(
                 "Python's venv module does not work. Install it (Debian, Ubuntu: sudo apt-get \
@@ -85,14 +69,7 @@ impl Peer {
             );
         }
         let installed = Command::new(folder.join("bin/python"))
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--no-input",
-                "--disable-pip-version-check",
-                "--requirement",
-            ])
+            .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--requirement"])
             .arg(requirements)
             .stdin(Stdio::null())
             // Its progress is worth seeing, and standard output is for the figures.
@@ -102,11 +79,7 @@ impl Peer {
             .wait_with_output()?;
         if !installed.status.success() {
             let said = String::from_utf8_lossy(&installed.stderr).into_owned();
-            bail!(pip::explain(
-                &format!("What {} asks for", requirements.display()),
-                &said,
-                folder
-            ));
+            bail!(pip::explain(&format!("What {} asks for", requirements.display()), &said, folder));
         }
         fs::write(folder.join("complete"), "")?;
         Ok(())

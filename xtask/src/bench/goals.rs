@@ -33,47 +33,34 @@ pub(crate) struct Goal {
 pub(crate) fn read(line: &str) -> Result<Option<Goal>> {
     let line = line.trim();
     let is_goal = line.starts_with('{') && line.contains("\"ours\"");
-    Ok(if is_goal {
-        Some(serde_json::from_str(line)?)
-    } else {
-        None
-    })
+    Ok(if is_goal { Some(serde_json::from_str(line)?) } else { None })
 }
 
 /// The goals as aligned lines below a heading.
 pub(crate) fn table(goals: &[&Goal]) -> String {
     let heading = ["goal", "peer", "ours", "ratio", "wanted", ""].map(str::to_owned);
-    let rows: Vec<[String; 6]> = std::iter::once(heading)
-        .chain(goals.iter().map(|goal| row(goal)))
-        .collect();
+    let rows: Vec<[String; 6]> = std::iter::once(heading).chain(goals.iter().map(|goal| row(goal))).collect();
     let mut widths = [0; 6];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let lines: Vec<String> =
-        rows.iter()
-            .map(|row| {
-                let cells =
-                    row.iter().zip(widths).enumerate().map(
-                        |(column, (cell, width))| match column {
-                            0 | 5 => format!("{cell:<width$}"),
-                            _ => format!("{cell:>width$}"),
-                        },
-                    );
-                cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-            })
-            .collect();
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+                0 | 5 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        })
+        .collect();
     lines.join("\n")
 }
 
 fn row(goal: &Goal) -> [String; 6] {
-    let with_unit = |value: f64| {
-        format!("{} {}", figure(value), goal.unit)
-            .trim_end()
-            .to_owned()
-    };
+    let with_unit = |value: f64| format!("{} {}", figure(value), goal.unit).trim_end().to_owned();
     let sign = match goal.better.as_deref() {
         Some("lower") => "≤ ",
         Some("higher") => "≥ ",
@@ -85,8 +72,7 @@ fn row(goal: &Goal) -> [String; 6] {
         goal.peer.map_or_else(dash, with_unit),
         with_unit(goal.ours),
         goal.ratio.map_or_else(dash, figure),
-        goal.goal
-            .map_or_else(dash, |bound| format!("{sign}{}", figure(bound))),
+        goal.goal.map_or_else(dash, |bound| format!("{sign}{}", figure(bound))),
         match goal.met {
             Some(true) => "met".to_owned(),
             Some(false) => "missed".to_owned(),
@@ -104,11 +90,7 @@ fn figure(value: f64) -> String {
         _ if size >= 10.0 => 2,
         _ => 3,
     };
-    if size != 0.0 && size < 0.001 {
-        format!("{value:.2e}")
-    } else {
-        format!("{value:.places$}")
-    }
+    if size != 0.0 && size < 0.001 { format!("{value:.2e}") } else { format!("{value:.places$}") }
 }
 
 #[cfg(test)]
@@ -124,16 +106,11 @@ mod tests {
     #[test]
     fn a_goal_is_read_and_other_lines_are_not() {
         let goal = read(LINE).unwrap().unwrap();
-        assert_eq!(
-            (goal.name.as_str(), goal.peer, goal.met),
-            ("text_cnn step", Some(23.0), Some(true))
-        );
+        assert_eq!((goal.name.as_str(), goal.peer, goal.met), ("text_cnn step", Some(23.0), Some(true)));
         assert_eq!(read("running 1 test").unwrap(), None);
         assert_eq!(read(r#"{"event":"step"}"#).unwrap(), None);
         assert!(read(r#"{"name":"x","ours":"fast"}"#).is_err());
-        let plain = read(r#"{"name":"accuracy","ours":0.812,"peer":null}"#)
-            .unwrap()
-            .unwrap();
+        let plain = read(r#"{"name":"accuracy","ours":0.812,"peer":null}"#).unwrap().unwrap();
         assert_eq!((plain.peer, plain.met), (None, None));
     }
 
@@ -149,14 +126,8 @@ mod tests {
         };
         let text = table(&[&goal, &other]);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(
-            lines[1],
-            "text_cnn step  23.00 ms  15.25 ms  0.663  ≤ 0.750  met"
-        );
-        assert_eq!(
-            lines[2],
-            "x                     -  15.25 ms  0.663  ≥ 0.750  missed"
-        );
+        assert_eq!(lines[1], "text_cnn step  23.00 ms  15.25 ms  0.663  ≤ 0.750  met");
+        assert_eq!(lines[2], "x                     -  15.25 ms  0.663  ≥ 0.750  missed");
     }
 
     #[test]

@@ -88,9 +88,7 @@ impl CleanConfig {
             control: self.control,
             white_space: self.white_space,
             case: self.case,
-            max_chars: self
-                .max_chars
-                .filter(|_| self.too_long == TooLong::Truncate),
+            max_chars: self.max_chars.filter(|_| self.too_long == TooLong::Truncate),
         }
     }
 
@@ -103,10 +101,7 @@ impl CleanConfig {
         if !(1..=32).contains(&self.near_words) {
             return wrong("near_words", "must lie between 1 and 32");
         }
-        if self
-            .max_chars
-            .is_some_and(|most| most == 0 || most < self.min_chars)
-        {
+        if self.max_chars.is_some_and(|most| most == 0 || most < self.min_chars) {
             return wrong("max_chars", "must be at least 1 and not below min_chars");
         }
         Ok(())
@@ -165,11 +160,7 @@ impl Serialize for Missing {
         match self {
             Self::Drop => serializer.serialize_str("drop"),
             Self::Stop => serializer.serialize_str("stop"),
-            Self::Fill { text, label } => Filling {
-                text: text.clone(),
-                label: label.clone(),
-            }
-            .serialize(serializer),
+            Self::Fill { text, label } => Filling { text: text.clone(), label: label.clone() }.serialize(serializer),
         }
     }
 }
@@ -193,12 +184,8 @@ impl<'de> Deserialize<'de> for Missing {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Missing, A::Error> {
-                let filling =
-                    Filling::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(Missing::Fill {
-                    text: filling.text,
-                    label: filling.label,
-                })
+                let filling = Filling::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Missing::Fill { text: filling.text, label: filling.label })
             }
         }
         deserializer.deserialize_any(Visitor)

@@ -27,16 +27,10 @@ pub(crate) struct Exact {
 }
 
 pub(crate) fn exact(store: &Store, rows: &[u32]) -> Exact {
-    let mut hashed: Vec<(u128, u32)> = rows
-        .par_iter()
-        .map(|row| (store.record(*row).exact, *row))
-        .collect();
+    let mut hashed: Vec<(u128, u32)> = rows.par_iter().map(|row| (store.record(*row).exact, *row)).collect();
     hashed.par_sort_unstable();
     let mut found = Exact::default();
-    for run in hashed
-        .chunk_by(|a, b| a.0 == b.0)
-        .filter(|run| run.len() > 1)
-    {
+    for run in hashed.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
         let mut firsts: Vec<(u32, u32)> = Vec::new();
         for (_, row) in run {
             let label = store.record(*row).label;
@@ -46,9 +40,7 @@ pub(crate) fn exact(store: &Store, rows: &[u32]) -> Exact {
             }
         }
         if firsts.len() > 1 {
-            found
-                .conflicts
-                .push(run.iter().map(|(_, row)| *row).collect());
+            found.conflicts.push(run.iter().map(|(_, row)| *row).collect());
         }
     }
     found.duplicates.sort_unstable_by_key(|repeat| repeat.row);
@@ -64,31 +56,19 @@ const COMPARED: usize = 16;
 
 /// Rows that are near duplicates of an earlier row that stays, by row.
 pub(crate) fn near(store: &Store, rows: &[u32], threshold: f64, words: usize) -> Vec<Repeat> {
-    let signatures: Vec<[u64; BANDS]> = rows
-        .par_iter()
-        .with_min_len(16)
-        .map(|row| bands(store.text(*row), words))
-        .collect();
+    let signatures: Vec<[u64; BANDS]> =
+        rows.par_iter().with_min_len(16).map(|row| bands(store.text(*row), words)).collect();
     // Every candidate pair, band by band; then, in reading order, a row goes when an earlier one that stays is near.
     let mut candidates: Vec<(u32, u32)> = Vec::new();
     for band in 0..BANDS {
-        let mut buckets: Vec<(u64, u32)> = (0..)
-            .zip(&signatures)
-            .map(|(position, signature)| (signature[band], position))
-            .collect();
+        let mut buckets: Vec<(u64, u32)> =
+            (0..).zip(&signatures).map(|(position, signature)| (signature[band], position)).collect();
         buckets.par_sort_unstable();
-        for bucket in buckets
-            .chunk_by(|a, b| a.0 == b.0)
-            .filter(|bucket| bucket.len() > 1)
-        {
+        for bucket in buckets.chunk_by(|a, b| a.0 == b.0).filter(|bucket| bucket.len() > 1) {
             for (i, (_, later)) in bucket.iter().enumerate().skip(1) {
                 let recent = i.saturating_sub(COMPARED - 1).max(1);
                 candidates.push((*later, bucket[0].1));
-                candidates.extend(
-                    bucket[recent..i]
-                        .iter()
-                        .map(|(_, earlier)| (*later, *earlier)),
-                );
+                candidates.extend(bucket[recent..i].iter().map(|(_, earlier)| (*later, *earlier)));
             }
         }
         candidates.par_sort_unstable();
@@ -107,10 +87,7 @@ pub(crate) fn near(store: &Store, rows: &[u32], threshold: f64, words: usize) ->
         let (later, earlier) = (later as usize, earlier as usize);
         if near && !gone[later] && !gone[earlier] {
             gone[later] = true;
-            repeats.push(Repeat {
-                row: rows[later],
-                of: rows[earlier],
-            });
+            repeats.push(Repeat { row: rows[later], of: rows[earlier] });
         }
     }
     repeats
@@ -119,17 +96,11 @@ pub(crate) fn near(store: &Store, rows: &[u32], threshold: f64, words: usize) ->
 /// Hashes of the runs of `words` words, sorted, each once; of all words together when there are fewer.
 fn shingles(text: &str, words: usize) -> Vec<u64> {
     let lower = super::folded(text);
-    let hashes: Vec<u64> = lower
-        .split_whitespace()
-        .map(|word| xxh3_64_with_seed(word.as_bytes(), 0))
-        .collect();
+    let hashes: Vec<u64> = lower.split_whitespace().map(|word| xxh3_64_with_seed(word.as_bytes(), 0)).collect();
     let size = words.min(hashes.len()).max(1);
     let mut shingles: Vec<u64> = hashes
         .windows(size)
-        .map(|run| {
-            run.iter()
-                .fold(0, |hash: u64, word| mixed(hash.rotate_left(5) ^ word))
-        })
+        .map(|run| run.iter().fold(0, |hash: u64, word| mixed(hash.rotate_left(5) ^ word)))
         .collect();
     shingles.sort_unstable();
     shingles.dedup();
@@ -148,9 +119,7 @@ fn bands(text: &str, words: usize) -> [u64; BANDS] {
     }
     let mut bands = [0; BANDS];
     for (band, hashes) in bands.iter_mut().zip(least.chunks_exact(BAND_HASHES)) {
-        *band = hashes
-            .iter()
-            .fold(0, |band: u64, hash| mixed(band.rotate_left(7) ^ hash));
+        *band = hashes.iter().fold(0, |band: u64, hash| mixed(band.rotate_left(7) ^ hash));
     }
     bands
 }
@@ -165,16 +134,9 @@ fn mixed(mut hash: u64) -> u64 {
 /// Jaccard similarity of the two texts' shingles; 1 for two empty texts.
 fn similarity(a: &str, b: &str, words: usize) -> f64 {
     let (a, b) = (shingles(a, words), shingles(b, words));
-    let shared = a
-        .iter()
-        .filter(|shingle| b.binary_search(shingle).is_ok())
-        .count();
+    let shared = a.iter().filter(|shingle| b.binary_search(shingle).is_ok()).count();
     let all = a.len() + b.len() - shared;
-    if all == 0 {
-        1.0
-    } else {
-        shared as f64 / all as f64
-    }
+    if all == 0 { 1.0 } else { shared as f64 / all as f64 }
 }
 
 #[cfg(test)]
@@ -189,31 +151,16 @@ mod tests {
         let mut spool = Spool::in_memory();
         for (text, label) in rows {
             let exact = xxh3_128(text.as_bytes());
-            spool
-                .push(
-                    text,
-                    Record {
-                        label: *label,
-                        exact,
-                        ..Record::default()
-                    },
-                )
-                .unwrap();
+            spool.push(text, Record { label: *label, exact, ..Record::default() }).unwrap();
         }
-        (
-            spool.finish(Vec::new()).unwrap(),
-            (0..rows.len() as u32).collect(),
-        )
+        (spool.finish(Vec::new()).unwrap(), (0..rows.len() as u32).collect())
     }
 
     #[test]
     fn exact_duplicates_keep_the_first_and_conflicts_are_told_apart() {
         let (store, rows) = store(&[("a", 0), ("b", 0), ("a", 0), ("a", 1), ("c", 1), ("a", 1)]);
         let found = exact(&store, &rows);
-        assert_eq!(
-            found.duplicates,
-            [Repeat { row: 2, of: 0 }, Repeat { row: 5, of: 3 }]
-        );
+        assert_eq!(found.duplicates, [Repeat { row: 2, of: 0 }, Repeat { row: 5, of: 3 }]);
         assert_eq!(found.conflicts, [vec![0, 2, 3, 5]]);
     }
 
@@ -228,21 +175,12 @@ mod tests {
         let labelled: Vec<(&str, u32)> = texts.iter().map(|text| (text.as_str(), 0)).collect();
         let (store, rows) = store(&labelled);
         let found = near(&store, &rows, 0.8, 3);
-        assert_eq!(
-            found,
-            [Repeat { row: 100, of: 7 }, Repeat { row: 101, of: 40 }]
-        );
+        assert_eq!(found, [Repeat { row: 100, of: 7 }, Repeat { row: 101, of: 40 }]);
     }
 
     #[test]
     fn short_and_empty_texts_are_compared_too() {
-        let (store, rows) = store(&[
-            ("good film", 0),
-            ("Good  film", 0),
-            ("bad film", 0),
-            ("", 0),
-            ("", 0),
-        ]);
+        let (store, rows) = store(&[("good film", 0), ("Good  film", 0), ("bad film", 0), ("", 0), ("", 0)]);
         let found = near(&store, &rows, 0.8, 3);
         assert_eq!(found, [Repeat { row: 1, of: 0 }, Repeat { row: 4, of: 3 }]);
     }

@@ -63,14 +63,7 @@ pub enum Step {
 
 impl Step {
     /// All steps in running order.
-    pub const ALL: [Self; 6] = [
-        Self::Html,
-        Self::Unicode,
-        Self::Control,
-        Self::WhiteSpace,
-        Self::Case,
-        Self::Truncate,
-    ];
+    pub const ALL: [Self; 6] = [Self::Html, Self::Unicode, Self::Control, Self::WhiteSpace, Self::Case, Self::Truncate];
 
     /// What the step does, for reports.
     pub fn summary(self) -> &'static str {
@@ -139,38 +132,21 @@ impl TextCleaning {
 
     /// [`apply`](Self::apply) on many texts, on all threads of the current rayon pool; results in the order of the texts.
     pub fn apply_all<'a, T: AsRef<str> + Sync>(&self, texts: &'a [T]) -> Vec<Cow<'a, str>> {
-        texts
-            .par_iter()
-            .with_min_len(64)
-            .map(|text| self.apply(text.as_ref()))
-            .collect()
+        texts.par_iter().with_min_len(64).map(|text| self.apply(text.as_ref())).collect()
     }
 
     /// [`apply`](Self::apply), telling each step that changed the text, with the text before and after it.
-    pub fn traced<'a>(
-        &self,
-        text: &'a str,
-        mut changed: impl FnMut(Step, &str, &str),
-    ) -> Cow<'a, str> {
+    pub fn traced<'a>(&self, text: &'a str, mut changed: impl FnMut(Step, &str, &str)) -> Cow<'a, str> {
         let look = Look::at(text);
         let mut current = Cow::Borrowed(text);
         if self.html && look.markup {
             step(&mut current, Step::Html, without_markup, &mut changed);
         }
         if self.unicode != Unicode::None && !look.ascii {
-            step(
-                &mut current,
-                Step::Unicode,
-                |text| normalised(text, self.unicode),
-                &mut changed,
-            );
+            step(&mut current, Step::Unicode, |text| normalised(text, self.unicode), &mut changed);
         }
         // What HTML entities and normalisation brought in has to be looked at again.
-        let look = if matches!(current, Cow::Owned(_)) {
-            Look::at(&current)
-        } else {
-            look
-        };
+        let look = if matches!(current, Cow::Owned(_)) { Look::at(&current) } else { look };
         if self.control && (look.control || !look.ascii) {
             step(&mut current, Step::Control, without_control, &mut changed);
         }
@@ -187,12 +163,7 @@ impl TextCleaning {
             _ => {}
         }
         if let Some(most) = self.max_chars.filter(|most| current.len() > *most) {
-            step(
-                &mut current,
-                Step::Truncate,
-                |text| truncated(text, most),
-                &mut changed,
-            );
+            step(&mut current, Step::Truncate, |text| truncated(text, most), &mut changed);
         }
         current
     }
@@ -301,11 +272,7 @@ pub(crate) fn normalised(text: &str, form: Unicode) -> Cow<'_, str> {
         Unicode::Nfkc => text.nfkc().collect(),
         Unicode::Nfkd => text.nfkd().collect(),
     };
-    if after == text {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(after)
-    }
+    if after == text { Cow::Borrowed(text) } else { Cow::Owned(after) }
 }
 
 /// Controls that are not white space, soft hyphens, zero-width space and no-break, bidirectional controls, and the
@@ -362,20 +329,12 @@ pub(crate) fn lower(text: &str) -> Cow<'_, str> {
         };
     }
     let after = text.to_lowercase();
-    if after == text {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(after)
-    }
+    if after == text { Cow::Borrowed(text) } else { Cow::Owned(after) }
 }
 
 fn upper(text: &str) -> Cow<'_, str> {
     let after = text.to_uppercase();
-    if after == text {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(after)
-    }
+    if after == text { Cow::Borrowed(text) } else { Cow::Owned(after) }
 }
 
 /// The first `most` characters, without white space at the cut.
@@ -424,22 +383,15 @@ mod tests {
     #[test]
     fn what_needs_nothing_is_borrowed() {
         for text in ["plain text", "", "naïve café — 日本", "x & y < z"] {
-            let cleaning = TextCleaning {
-                html: true,
-                ..TextCleaning::default()
-            };
-            assert!(
-                matches!(cleaning.apply(text), Cow::Borrowed(same) if same == text),
-                "{text}"
-            );
+            let cleaning = TextCleaning { html: true, ..TextCleaning::default() };
+            assert!(matches!(cleaning.apply(text), Cow::Borrowed(same) if same == text), "{text}");
         }
     }
 
     #[test]
     fn each_step_does_its_work_and_says_so() {
         let mut steps = Vec::new();
-        let text =
-            "<p>Ｆull\u{200B}  WIDTH</p>\u{7}&eacute; and a very long tail of words to be cut";
+        let text = "<p>Ｆull\u{200B}  WIDTH</p>\u{7}&eacute; and a very long tail of words to be cut";
         let after = all().traced(text, |step, before, after| {
             assert_ne!(before, after);
             steps.push(step);
@@ -450,14 +402,7 @@ mod tests {
 
     #[test]
     fn normalisation_forms_are_the_standard_ones() {
-        let apply = |unicode, text| {
-            TextCleaning {
-                unicode,
-                ..TextCleaning::none()
-            }
-            .apply(text)
-            .into_owned()
-        };
+        let apply = |unicode, text| TextCleaning { unicode, ..TextCleaning::none() }.apply(text).into_owned();
         assert_eq!(apply(Unicode::Nfc, "e\u{301}"), "\u{e9}");
         assert_eq!(apply(Unicode::Nfd, "\u{e9}"), "e\u{301}");
         assert_eq!(apply(Unicode::Nfkc, "ﬁ①"), "fi1");

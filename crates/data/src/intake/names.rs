@@ -25,11 +25,7 @@ impl Names {
     pub(super) fn new(fixed: Option<&[String]>) -> Self {
         let names = fixed.unwrap_or_default().to_vec();
         let numbers = names.iter().cloned().zip(0..).collect();
-        Self {
-            numbers,
-            names,
-            fixed: fixed.is_some(),
-        }
+        Self { numbers, names, fixed: fixed.is_some() }
     }
 
     pub(super) fn number(&mut self, label: &str, may_be_new: bool) -> Numbered {
@@ -61,15 +57,10 @@ impl Names {
     pub(super) fn finish(self) -> (Vec<String>, Vec<u32>) {
         let mut order: Vec<usize> = (0..self.names.len()).collect();
         if !self.fixed {
-            let numbers: Option<Vec<f64>> = self
-                .names
-                .iter()
-                .map(|name| name.parse().ok().filter(|number: &f64| number.is_finite()))
-                .collect();
+            let numbers: Option<Vec<f64>> =
+                self.names.iter().map(|name| name.parse().ok().filter(|number: &f64| number.is_finite())).collect();
             match numbers {
-                Some(numbers) => {
-                    order.sort_by(|a, b| numbers[*a].total_cmp(&numbers[*b]).then(a.cmp(b)))
-                }
+                Some(numbers) => order.sort_by(|a, b| numbers[*a].total_cmp(&numbers[*b]).then(a.cmp(b))),
                 None => order.sort_by(|a, b| self.names[*a].cmp(&self.names[*b])),
             }
         }
@@ -77,13 +68,7 @@ impl Names {
         for (new, old) in (0..).zip(&order) {
             renumbered[*old] = new;
         }
-        (
-            order
-                .into_iter()
-                .map(|old| self.names[old].clone())
-                .collect(),
-            renumbered,
-        )
+        (order.into_iter().map(|old| self.names[old].clone()).collect(), renumbered)
     }
 }
 
@@ -101,10 +86,7 @@ mod tests {
             }
             table.finish()
         };
-        assert_eq!(
-            order(&["10", "9", "-1"]),
-            (vec!["-1".into(), "9".into(), "10".into()], vec![2, 1, 0])
-        );
+        assert_eq!(order(&["10", "9", "-1"]), (vec!["-1".into(), "9".into(), "10".into()], vec![2, 1, 0]));
         assert_eq!(order(&["b", "10", "9"]).0, ["10", "9", "b"]);
         let fixed = ["z".to_owned(), "a".to_owned()];
         let mut table = Names::new(Some(&fixed));

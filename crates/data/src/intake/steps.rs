@@ -59,28 +59,14 @@ impl Steps {
         let labelled = data.label.is_some();
         let text = clean.text();
         let mut on: Vec<String> = Vec::new();
-        on.extend(
-            filled
-                .iter()
-                .zip(fills)
-                .filter(|(_, on)| *on)
-                .map(|(name, _)| (*name).to_owned()),
-        );
-        on.extend(
-            Step::ALL
-                .iter()
-                .filter(|step| is_on(**step, &text))
-                .map(|step| step.summary().to_owned()),
-        );
+        on.extend(filled.iter().zip(fills).filter(|(_, on)| *on).map(|(name, _)| (*name).to_owned()));
+        on.extend(Step::ALL.iter().filter(|step| is_on(**step, &text)).map(|step| step.summary().to_owned()));
         on.extend(Which::ALL.iter().filter_map(|which| {
             let on = match which {
                 Which::MissingText => clean.missing != Missing::Stop,
                 Which::MissingLabel => labelled && clean.missing != Missing::Stop,
                 Which::MissingTime => needs_time && clean.missing != Missing::Stop,
-                Which::Outside => data
-                    .label
-                    .as_ref()
-                    .is_some_and(|label| !label.cut.is_empty()),
+                Which::Outside => data.label.as_ref().is_some_and(|label| !label.cut.is_empty()),
                 Which::Empty => clean.min_chars > 0,
                 Which::TooShort => clean.min_chars > 1,
                 Which::TooLong => clean.max_chars.is_some() && clean.too_long == TooLong::Drop,
@@ -96,9 +82,7 @@ impl Steps {
     }
 
     pub(super) fn wants(&self, which: Which) -> bool {
-        self.dropped
-            .get(which as usize)
-            .is_some_and(StepReport::wants_example)
+        self.dropped.get(which as usize).is_some_and(StepReport::wants_example)
     }
 
     pub(super) fn dropped(&mut self, which: Which, row: Option<String>, raw: &str) {
@@ -110,13 +94,7 @@ impl Steps {
         }
     }
 
-    pub(super) fn kept(
-        &mut self,
-        kept: &Kept<'_>,
-        row: impl Fn() -> String,
-        raw: &str,
-        cleaning: &TextCleaning,
-    ) {
+    pub(super) fn kept(&mut self, kept: &Kept<'_>, row: impl Fn() -> String, raw: &str, cleaning: &TextCleaning) {
         for (step, filled) in self.filled.iter_mut().zip(kept.filled) {
             if filled {
                 step.rows += 1;
@@ -140,13 +118,8 @@ impl Steps {
     }
 
     pub(super) fn finish(self) -> Vec<StepReport> {
-        let all = self
-            .filled
-            .into_iter()
-            .chain(self.changed)
-            .chain(self.dropped);
-        all.filter(|step| step.rows > 0 || self.on.contains(&step.step))
-            .collect()
+        let all = self.filled.into_iter().chain(self.changed).chain(self.dropped);
+        all.filter(|step| step.rows > 0 || self.on.contains(&step.step)).collect()
     }
 }
 

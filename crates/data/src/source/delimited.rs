@@ -38,12 +38,7 @@ struct Field {
 }
 
 impl Delimited {
-    pub(super) fn open(
-        path: &Path,
-        config: &DataConfig,
-        delimiter: u8,
-        quote: Option<u8>,
-    ) -> Result<Self, DataError> {
+    pub(super) fn open(path: &Path, config: &DataConfig, delimiter: u8, quote: Option<u8>) -> Result<Self, DataError> {
         let delimiter = match config.delimiter {
             Some(delimiter) => u8::try_from(delimiter).unwrap_or(delimiter as u8),
             None => delimiter,
@@ -61,26 +56,17 @@ impl Delimited {
             behind: (0, 0),
         };
         if rows.quote == Some(delimiter) {
-            return Err(DataError::config(
-                "data",
-                "quote",
-                "the quote and the delimiter are the same",
-            ));
+            return Err(DataError::config("data", "quote", "the quote and the delimiter are the same"));
         }
         let columns = config.columns();
-        let named = columns
-            .iter()
-            .find(|(_, column)| matches!(column, Column::Name(_)));
+        let named = columns.iter().find(|(_, column)| matches!(column, Column::Name(_)));
         if let (Some((key, column)), Some(false)) = (named, config.header) {
-            let problem =
-                format!("column {column} is given by name, but `header` is false; give its number");
+            let problem = format!("column {column} is given by name, but `header` is false; give its number");
             return Err(DataError::config("data", key, problem));
         }
         let has_header = config.header.unwrap_or(named.is_some());
         let Some(line) = rows.record()? else {
-            return Err(DataError::EmptyFile {
-                path: path.to_path_buf(),
-            });
+            return Err(DataError::EmptyFile { path: path.to_path_buf() });
         };
         rows.width = rows.fields.len();
         if has_header {
@@ -91,10 +77,7 @@ impl Delimited {
         } else {
             rows.behind = (0, 0); // the first row is data: it is read again
         }
-        rows.wanted = columns
-            .iter()
-            .map(|(key, column)| rows.find(key, column, line))
-            .collect::<Result<_, _>>()?;
+        rows.wanted = columns.iter().map(|(key, column)| rows.find(key, column, line)).collect::<Result<_, _>>()?;
         Ok(rows)
     }
 
@@ -107,9 +90,7 @@ impl Delimited {
             place: Place::line(&self.path, line),
             column: format!("{column} (key `{key}`)").into(),
             nearest: match column {
-                Column::Name(name) => {
-                    nearest(name, self.header.iter().map(String::as_str)).map(Into::into)
-                }
+                Column::Name(name) => nearest(name, self.header.iter().map(String::as_str)).map(Into::into),
                 Column::Number(_) => None,
             },
             known: match self.header.is_empty() {
@@ -138,17 +119,9 @@ impl Delimited {
     /// Field `index` of the row read last, as text.
     fn text(&self, index: usize, line: u64) -> Result<&str, DataError> {
         std::str::from_utf8(self.bytes(index)).map_err(|error| {
-            let column = format!(
-                "{}, byte {}",
-                self.column_name(index),
-                error.valid_up_to() + 1
-            );
+            let column = format!("{}, byte {}", self.column_name(index), error.valid_up_to() + 1);
             let place = Place::line(&self.path, line).column(column);
-            BadRow {
-                place,
-                problem: RowProblem::InvalidUtf8,
-            }
-            .into()
+            BadRow { place, problem: RowProblem::InvalidUtf8 }.into()
         })
     }
 
@@ -184,18 +157,10 @@ impl Delimited {
                 continue;
             }
             self.fields.clear();
-            match self
-                .quote
-                .filter(|quote| memchr::memchr(*quote, content).is_some())
-            {
+            match self.quote.filter(|quote| memchr::memchr(*quote, content).is_some()) {
                 Some(quote) => self.split_quoted(line, end, quote)?,
                 None => {
-                    let plain = |start, end| Field {
-                        start,
-                        end,
-                        quoted: false,
-                        unescaped: false,
-                    };
+                    let plain = |start, end| Field { start, end, quoted: false, unescaped: false };
                     let mut start = 0;
                     for at in memchr::memchr_iter(self.delimiter, content) {
                         self.fields.push(plain(start, at));
@@ -220,12 +185,7 @@ impl Delimited {
                 let rest = content.get(at..).unwrap_or_default();
                 let length = memchr::memchr(self.delimiter, rest);
                 let stop = at + length.unwrap_or(rest.len());
-                self.fields.push(Field {
-                    start: at,
-                    end: stop,
-                    quoted: false,
-                    unescaped: false,
-                });
+                self.fields.push(Field { start: at, end: stop, quoted: false, unescaped: false });
                 if length.is_none() {
                     break;
                 }
@@ -275,27 +235,15 @@ impl Delimited {
             };
             let found = at + found;
             if window.get(found + 1) == Some(&quote) {
-                self.unescaped
-                    .extend_from_slice(window.get(part..=found).unwrap_or_default());
+                self.unescaped.extend_from_slice(window.get(part..=found).unwrap_or_default());
                 (part, at) = (found + 2, found + 2);
                 continue;
             }
             let field = if part == start {
-                Field {
-                    start,
-                    end: found,
-                    quoted: true,
-                    unescaped: false,
-                }
+                Field { start, end: found, quoted: true, unescaped: false }
             } else {
-                self.unescaped
-                    .extend_from_slice(window.get(part..found).unwrap_or_default());
-                Field {
-                    start: unescaped_from,
-                    end: self.unescaped.len(),
-                    quoted: true,
-                    unescaped: true,
-                }
+                self.unescaped.extend_from_slice(window.get(part..found).unwrap_or_default());
+                Field { start: unescaped_from, end: self.unescaped.len(), quoted: true, unescaped: true }
             };
             self.fields.push(field);
             return Ok(found + 1);
@@ -309,10 +257,7 @@ impl Rows for Delimited {
             return Ok(false);
         };
         if self.fields.len() != self.width {
-            let problem = RowProblem::Ragged {
-                found: self.fields.len(),
-                expected: self.width,
-            };
+            let problem = RowProblem::Ragged { found: self.fields.len(), expected: self.width };
             return Err(self.bad(line, None, problem));
         }
         let mut values: [Option<&str>; 4] = [None; 4];

@@ -32,23 +32,13 @@ struct Wanted {
 
 impl JsonLines {
     pub(super) fn open(path: &Path, config: &DataConfig) -> Result<Self, DataError> {
-        let wanted = config
-            .columns()
-            .into_iter()
-            .map(|(key, column)| match column {
-                Column::Name(name) => Ok(Wanted {
-                    key,
-                    name: name.clone(),
-                    seen: false,
-                }),
-                Column::Number(number) => {
-                    let problem = format!(
-                        "{} is JSON lines: give a key's name, not {number}",
-                        path.display()
-                    );
-                    Err(DataError::config("data", key, problem))
-                }
-            });
+        let wanted = config.columns().into_iter().map(|(key, column)| match column {
+            Column::Name(name) => Ok(Wanted { key, name: name.clone(), seen: false }),
+            Column::Number(number) => {
+                let problem = format!("{} is JSON lines: give a key's name, not {number}", path.display());
+                Err(DataError::config("data", key, problem))
+            }
+        });
         Ok(Self {
             path: path.to_path_buf(),
             wanted: wanted.collect::<Result<_, _>>()?,
@@ -85,43 +75,26 @@ impl Rows for JsonLines {
             }
         };
         let (path, number) = (&self.path, line.number);
-        let bad = |column: String, problem| BadRow {
-            place: Place::line(path, number).column(column),
-            problem,
-        };
-        let text = line
-            .text()
-            .map_err(|byte| bad(byte.to_string(), RowProblem::InvalidUtf8))?;
+        let bad = |column: String, problem| BadRow { place: Place::line(path, number).column(column), problem };
+        let text = line.text().map_err(|byte| bad(byte.to_string(), RowProblem::InvalidUtf8))?;
         if self.rows == 0 {
             self.first_line = number;
             self.first_keys = keys(text);
         }
         let mut values = vec![Slot::Absent; self.wanted.len()];
         let mut parser = serde_json::Deserializer::from_str(text);
-        Pick {
-            wanted: &self.wanted,
-            values: &mut values,
-        }
-        .deserialize(&mut parser)
-        .and_then(|()| parser.end())
-        .map_err(|error| {
-            let full = error.to_string();
-            let reason = full
-                .rsplit_once(" at line ")
-                .map_or(full.as_str(), |(reason, _)| reason);
-            bad(
-                error.column().to_string(),
-                RowProblem::Json {
-                    reason: reason.to_owned(),
-                },
-            )
-        })?;
+        Pick { wanted: &self.wanted, values: &mut values }
+            .deserialize(&mut parser)
+            .and_then(|()| parser.end())
+            .map_err(|error| {
+                let full = error.to_string();
+                let reason = full.rsplit_once(" at line ").map_or(full.as_str(), |(reason, _)| reason);
+                bad(error.column().to_string(), RowProblem::Json { reason: reason.to_owned() })
+            })?;
         for (value, wanted) in values.iter().zip(&mut self.wanted) {
             wanted.seen |= !matches!(value, Slot::Absent);
             if let Slot::NotScalar(found) = value {
-                let problem = RowProblem::NotScalar {
-                    found: (*found).to_owned(),
-                };
+                let problem = RowProblem::NotScalar { found: (*found).to_owned() };
                 return Err(bad(format!("`{}`", wanted.name), problem).into());
             }
         }
@@ -142,9 +115,7 @@ fn keys(text: &str) -> Vec<String> {
     let mut keys = Vec::new();
     for (key, value) in object.iter().take(200) {
         match value {
-            Value::Object(inner) => {
-                keys.extend(inner.keys().take(50).map(|name| format!("{key}.{name}")))
-            }
+            Value::Object(inner) => keys.extend(inner.keys().take(50).map(|name| format!("{key}.{name}"))),
             _ => keys.push(key.clone()),
         }
     }
@@ -203,12 +174,8 @@ impl<'a> Visitor<'a> for Pick<'_, 'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
-            let below = |wanted: &Wanted| {
-                wanted
-                    .name
-                    .strip_prefix(key.as_ref())
-                    .is_some_and(|rest| rest.starts_with('.'))
-            };
+            let below =
+                |wanted: &Wanted| wanted.name.strip_prefix(key.as_ref()).is_some_and(|rest| rest.starts_with('.'));
             if self.wanted.iter().any(below) {
                 let value: Value = map.next_value()?;
                 for (slot, wanted) in self.values.iter_mut().zip(self.wanted) {
@@ -225,9 +192,7 @@ impl<'a> Visitor<'a> for Pick<'_, 'a> {
                 Some(first) => {
                     let slot = map.next_value_seed(Scalar)?;
                     let others = self.values.iter_mut().zip(self.wanted).skip(first);
-                    others
-                        .filter(|(_, wanted)| wanted.name == key)
-                        .for_each(|(value, _)| *value = slot.clone());
+                    others.filter(|(_, wanted)| wanted.name == key).for_each(|(value, _)| *value = slot.clone());
                 }
             }
         }
@@ -241,9 +206,7 @@ fn walk<'v>(value: &'v Value, key: &str, name: &str) -> Option<&'v Value> {
     if rest.is_empty() {
         return Some(value);
     }
-    rest.strip_prefix('.')?
-        .split('.')
-        .try_fold(value, |value, part| value.get(part))
+    rest.strip_prefix('.')?.split('.').try_fold(value, |value, part| value.get(part))
 }
 
 /// A key, borrowed where it has no escapes.
@@ -273,11 +236,7 @@ impl<'a> Visitor<'a> for Scalar {
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Slot<'a>, E> {
-        Ok(Slot::Text(Cow::Borrowed(if value {
-            "true"
-        } else {
-            "false"
-        })))
+        Ok(Slot::Text(Cow::Borrowed(if value { "true" } else { "false" })))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Slot<'a>, E> {

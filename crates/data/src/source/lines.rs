@@ -89,28 +89,17 @@ impl Lines {
     pub(crate) fn line_end(&mut self, from: usize) -> Result<Found, DataError> {
         let mut searched = from;
         loop {
-            let unseen = self
-                .buffer
-                .get(self.start + searched..self.end)
-                .unwrap_or_default();
+            let unseen = self.buffer.get(self.start + searched..self.end).unwrap_or_default();
             if let Some(found) = memchr::memchr(b'\n', unseen) {
                 let end = searched + found + 1;
-                return Ok(if end > self.limit + 1 {
-                    Found::TooLong
-                } else {
-                    Found::Line(end)
-                });
+                return Ok(if end > self.limit + 1 { Found::TooLong } else { Found::Line(end) });
             }
             searched = self.end - self.start;
             if searched > self.limit {
                 return Ok(Found::TooLong);
             }
             if self.at_end {
-                return Ok(if searched > from {
-                    Found::Line(searched)
-                } else {
-                    Found::End
-                });
+                return Ok(if searched > from { Found::Line(searched) } else { Found::End });
             }
             self.fill()?;
         }
@@ -118,9 +107,7 @@ impl Lines {
 
     /// The first `length` bytes of what was looked at.
     pub(crate) fn window(&self, length: usize) -> &[u8] {
-        self.buffer
-            .get(self.start..(self.start + length).min(self.end))
-            .unwrap_or_default()
+        self.buffer.get(self.start..(self.start + length).min(self.end)).unwrap_or_default()
     }
 
     /// Goes past the first `length` bytes, which hold `lines` line breaks.
@@ -153,20 +140,13 @@ impl Lines {
             Found::TooLong => {
                 let place = Place::line(&self.path, self.number);
                 self.skip_line()?;
-                Err(BadRow {
-                    place,
-                    problem: RowProblem::TooLong { limit: self.limit },
-                }
-                .into())
+                Err(BadRow { place, problem: RowProblem::TooLong { limit: self.limit } }.into())
             }
             Found::Line(end) => {
                 let (start, number) = (self.start, self.number);
                 self.advance(end, 1);
                 let line = self.buffer.get(start..start + end).unwrap_or_default();
-                Ok(Some(Line {
-                    number,
-                    bytes: without_break(line),
-                }))
+                Ok(Some(Line { number, bytes: without_break(line) }))
             }
         }
     }
@@ -198,11 +178,7 @@ impl Lines {
     fn trouble(&self, error: std::io::Error) -> DataError {
         let held = self.buffer.get(self.start..self.end).unwrap_or_default();
         let breaks = memchr::memchr_iter(b'\n', held).count() as u64;
-        gzip_trouble(
-            self.opened.gzip,
-            Place::line(&self.path, self.number + breaks),
-            error,
-        )
+        gzip_trouble(self.opened.gzip, Place::line(&self.path, self.number + breaks), error)
     }
 }
 
@@ -210,10 +186,9 @@ impl Lines {
 pub(crate) fn gzip_trouble(gzip: bool, place: Place, error: std::io::Error) -> DataError {
     match (gzip, error.kind()) {
         (true, ErrorKind::UnexpectedEof) => DataError::TruncatedGzip { place },
-        (true, ErrorKind::InvalidInput | ErrorKind::InvalidData) => DataError::DamagedGzip {
-            place,
-            reason: error.to_string(),
-        },
+        (true, ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
+            DataError::DamagedGzip { place, reason: error.to_string() }
+        }
         _ => DataError::io(&place.path, "read", error),
     }
 }
@@ -258,23 +233,13 @@ mod tests {
         content.extend(std::iter::repeat_n(b'x', 5_000_000));
         content.extend(b"\nb\n");
         let lines = lines_of(&content, 1000);
-        assert_eq!(
-            lines,
-            [
-                Ok((1, "a".into())),
-                Err("row too large".into()),
-                Ok((3, "b".into()))
-            ]
-        );
+        assert_eq!(lines, [Ok((1, "a".into())), Err("row too large".into()), Ok((3, "b".into()))]);
     }
 
     #[test]
     fn lines_longer_than_the_buffer_are_whole() {
         let long = "y".repeat(300_000);
         let lines = lines_of(format!("{long}\nz\n{long}").as_bytes(), 400_000);
-        assert_eq!(
-            lines,
-            [Ok((1, long.clone())), Ok((2, "z".into())), Ok((3, long))]
-        );
+        assert_eq!(lines, [Ok((1, long.clone())), Ok((2, "z".into())), Ok((3, long))]);
     }
 }

@@ -110,17 +110,11 @@ impl Reader {
             open::open_file(path)?;
         }
         let names = config.columns();
-        let mut fields: Vec<Field> = names
-            .iter()
-            .map(|(role, _)| Field::new(*role, DataType::Utf8, true))
-            .collect();
+        let mut fields: Vec<Field> = names.iter().map(|(role, _)| Field::new(*role, DataType::Utf8, true)).collect();
         fields.push(Field::new("file", DataType::UInt32, false));
         fields.push(Field::new("line", DataType::UInt64, false));
         let mut reader = Self {
-            places: Places {
-                paths: paths.into(),
-                format: config.format,
-            },
+            places: Places { paths: paths.into(), format: config.format },
             config: config.clone(),
             schema: Arc::new(Schema::new(fields)),
             file: 0,
@@ -178,12 +172,7 @@ impl Reader {
             return Err(DataError::UnknownFormat { path: path.clone() });
         };
         let source: Box<dyn Rows> = match format {
-            Format::Csv => Box::new(delimited::Delimited::open(
-                path,
-                &self.config,
-                b',',
-                Some(b'"'),
-            )?),
+            Format::Csv => Box::new(delimited::Delimited::open(path, &self.config, b',', Some(b'"'))?),
             Format::Tsv => Box::new(delimited::Delimited::open(path, &self.config, b'\t', None)?),
             Format::Jsonl => Box::new(json_lines::JsonLines::open(path, &self.config)?),
             Format::Parquet => Box::new(parquet::ParquetRows::open(path, &self.config)?),
@@ -217,12 +206,7 @@ impl Reader {
             self.rows += columns.rows as u64;
             if at_end {
                 if self.seen == 0 {
-                    let path = self
-                        .places
-                        .paths
-                        .get(self.file)
-                        .cloned()
-                        .unwrap_or_default();
+                    let path = self.places.paths.get(self.file).cloned().unwrap_or_default();
                     return Err(DataError::EmptyFile { path });
                 }
                 self.file += 1;
@@ -261,16 +245,8 @@ impl Places {
     /// The place of a row.
     pub fn place(&self, file: u32, line: u64) -> Place {
         let path = self.paths.get(file as usize).cloned().unwrap_or_default();
-        let unit = self
-            .format
-            .or(Format::of(&path))
-            .map_or("line", Format::unit);
-        Place {
-            path,
-            line,
-            unit,
-            column: None,
-        }
+        let unit = self.format.or(Format::of(&path)).map_or("line", Format::unit);
+        Place { path, line, unit, column: None }
     }
 }
 
@@ -303,11 +279,7 @@ impl Columns {
     }
 
     /// Appends a row: one value a configured column, in their order.
-    pub(crate) fn push<'v>(
-        &mut self,
-        line: u64,
-        values: impl IntoIterator<Item = Option<&'v str>>,
-    ) {
+    pub(crate) fn push<'v>(&mut self, line: u64, values: impl IntoIterator<Item = Option<&'v str>>) {
         let mut values = values.into_iter();
         for column in &mut self.values {
             let value = values.next().flatten();
@@ -320,14 +292,10 @@ impl Columns {
     }
 
     fn finish(mut self, schema: SchemaRef) -> Result<RecordBatch, DataError> {
-        let mut arrays: Vec<ArrayRef> = self
-            .values
-            .iter_mut()
-            .map(|column| Arc::new(column.finish()) as ArrayRef)
-            .collect();
+        let mut arrays: Vec<ArrayRef> =
+            self.values.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
         arrays.push(Arc::new(self.files.finish()));
         arrays.push(Arc::new(self.lines.finish()));
-        RecordBatch::try_new(schema, arrays)
-            .map_err(|error| DataError::config("data", "train", error.to_string()))
+        RecordBatch::try_new(schema, arrays).map_err(|error| DataError::config("data", "train", error.to_string()))
     }
 }

@@ -20,10 +20,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, DataError> {
     let gzip = is_gzip(&magic);
     let whole = Cursor::new(magic).chain(file);
     let reader: Box<dyn Read + Send> = match gzip {
-        true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(
-            1 << 16,
-            whole,
-        ))),
+        true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, whole))),
         false => Box::new(whole),
     };
     Ok(Opened { reader, gzip })
@@ -31,16 +28,12 @@ pub(crate) fn open(path: &Path) -> Result<Opened, DataError> {
 
 pub(crate) fn open_file(path: &Path) -> Result<File, DataError> {
     let error = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => DataError::NoSuchFile {
-            path: path.to_path_buf(),
-        },
+        io::ErrorKind::NotFound => DataError::NoSuchFile { path: path.to_path_buf() },
         _ => DataError::io(path, "open", source),
     };
     let metadata = std::fs::metadata(path).map_err(error)?;
     if metadata.is_dir() {
-        return Err(DataError::IsAFolder {
-            path: path.to_path_buf(),
-        });
+        return Err(DataError::IsAFolder { path: path.to_path_buf() });
     }
     File::open(path).map_err(error)
 }
@@ -52,8 +45,6 @@ pub(crate) fn is_gzip(magic: &[u8]) -> bool {
 /// Up to four bytes from the start.
 pub(crate) fn first_bytes(file: &mut File, path: &Path) -> Result<Vec<u8>, DataError> {
     let mut magic = Vec::with_capacity(4);
-    file.take(4)
-        .read_to_end(&mut magic)
-        .map_err(|source| DataError::io(path, "read", source))?;
+    file.take(4).read_to_end(&mut magic).map_err(|source| DataError::io(path, "read", source))?;
     Ok(magic)
 }

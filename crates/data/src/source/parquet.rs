@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Date64Type, Float32Type, Float64Type, Int8Type, Int16Type,
-    Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Date32Type, Date64Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema, TimeUnit};
@@ -42,30 +42,13 @@ impl ParquetRows {
         let file = plain_file(path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(trouble)?;
         let schema = builder.schema().clone();
-        let wanted: Vec<Vec<String>> = config
-            .columns()
-            .iter()
-            .map(|(key, column)| find(path, &schema, key, column))
-            .collect::<Result<_, _>>()?;
-        let roots = wanted
-            .iter()
-            .filter_map(|names| schema.index_of(names.first()?).ok());
+        let wanted: Vec<Vec<String>> =
+            config.columns().iter().map(|(key, column)| find(path, &schema, key, column)).collect::<Result<_, _>>()?;
+        let roots = wanted.iter().filter_map(|names| schema.index_of(names.first()?).ok());
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let batches = builder
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(trouble)?;
+        let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(trouble)?;
         let path = path.to_path_buf();
-        Ok(Self {
-            path,
-            batches,
-            wanted,
-            columns: Vec::new(),
-            rows: 0,
-            next: 0,
-            row: 0,
-        })
+        Ok(Self { path, batches, wanted, columns: Vec::new(), rows: 0, next: 0, row: 0 })
     }
 
     fn column(&self, batch: &RecordBatch, names: &[String]) -> Option<ArrayRef> {
@@ -86,13 +69,7 @@ impl Rows for ParquetRows {
             };
             let batch = batch.map_err(|error| unreadable(&self.path, self.row + 1, error))?;
             let wanted = self.wanted.iter().map(|names| {
-                let gone = || {
-                    unreadable(
-                        &self.path,
-                        self.row + 1,
-                        format!("column {} is gone", names.join(".")),
-                    )
-                };
+                let gone = || unreadable(&self.path, self.row + 1, format!("column {} is gone", names.join(".")));
                 self.column(&batch, names).ok_or_else(gone)
             });
             self.columns = wanted.collect::<Result<_, _>>()?;
@@ -104,8 +81,7 @@ impl Rows for ParquetRows {
         let mut values: [Option<Cow<'_, str>>; 4] = [None, None, None, None];
         for ((value, column), names) in values.iter_mut().zip(&self.columns).zip(&self.wanted) {
             *value = text(column, index).map_err(|problem| {
-                let place =
-                    Place::row(&self.path, self.row).column(format!("`{}`", names.join(".")));
+                let place = Place::row(&self.path, self.row).column(format!("`{}`", names.join(".")));
                 BadRow { place, problem }
             })?;
         }
@@ -115,16 +91,8 @@ impl Rows for ParquetRows {
 }
 
 fn unreadable(path: &Path, row: u64, error: impl ToString) -> DataError {
-    let reason = error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    DataError::Parquet {
-        place: Place::row(path, row),
-        reason,
-    }
+    let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+    DataError::Parquet { place: Place::row(path, row), reason }
 }
 
 /// The file itself, or what gzip held, unpacked.
@@ -133,9 +101,7 @@ fn plain_file(path: &Path) -> Result<File, DataError> {
     let read = |source| DataError::io(path, "read", source);
     let magic = first_bytes(&mut file, path)?;
     if magic.is_empty() {
-        return Err(DataError::EmptyFile {
-            path: path.to_path_buf(),
-        });
+        return Err(DataError::EmptyFile { path: path.to_path_buf() });
     }
     if !is_gzip(&magic) {
         file.rewind().map_err(read)?;
@@ -149,9 +115,7 @@ fn plain_file(path: &Path) -> Result<File, DataError> {
     loop {
         match opened.reader.read(&mut chunk) {
             Ok(0) => break,
-            Ok(length) => unpacked
-                .write_all(chunk.get(..length).unwrap_or_default())
-                .map_err(full)?,
+            Ok(length) => unpacked.write_all(chunk.get(..length).unwrap_or_default()).map_err(full)?,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(gzip_trouble(true, Place::row(path, 0), error)),
         }
@@ -160,17 +124,10 @@ fn plain_file(path: &Path) -> Result<File, DataError> {
     Ok(unpacked)
 }
 
-fn find(
-    path: &Path,
-    schema: &Schema,
-    key: &str,
-    column: &Column,
-) -> Result<Vec<String>, DataError> {
+fn find(path: &Path, schema: &Schema, key: &str, column: &Column) -> Result<Vec<String>, DataError> {
     let fields = schema.fields();
     let found = match column {
-        Column::Number(number) => fields
-            .get(number - 1)
-            .map(|field| vec![field.name().clone()]),
+        Column::Number(number) => fields.get(number - 1).map(|field| vec![field.name().clone()]),
         Column::Name(name) if fields.find(name).is_some() => Some(vec![name.clone()]),
         Column::Name(name) => dotted(fields, name),
     };
@@ -215,11 +172,7 @@ fn text(array: &dyn Array, row: usize) -> Result<Option<Cow<'_, str>>, RowProble
         DataType::Binary => Cow::Borrowed(utf8(array.as_binary::<i32>().value(row))?),
         DataType::LargeBinary => Cow::Borrowed(utf8(array.as_binary::<i64>().value(row))?),
         DataType::BinaryView => Cow::Borrowed(utf8(array.as_binary_view().value(row))?),
-        DataType::Boolean => Cow::Borrowed(if array.as_boolean().value(row) {
-            "true"
-        } else {
-            "false"
-        }),
+        DataType::Boolean => Cow::Borrowed(if array.as_boolean().value(row) { "true" } else { "false" }),
         DataType::Int8 => plain::<Int8Type>(array, row),
         DataType::Int16 => plain::<Int16Type>(array, row),
         DataType::Int32 => plain::<Int32Type>(array, row),
@@ -230,26 +183,18 @@ fn text(array: &dyn Array, row: usize) -> Result<Option<Cow<'_, str>>, RowProble
         DataType::UInt64 => plain::<UInt64Type>(array, row),
         DataType::Float32 => plain::<Float32Type>(array, row),
         DataType::Float64 => plain::<Float64Type>(array, row),
-        DataType::Date32 => seconds(
-            i64::from(array.as_primitive::<Date32Type>().value(row)).saturating_mul(86_400),
-            1,
-        ),
+        DataType::Date32 => seconds(i64::from(array.as_primitive::<Date32Type>().value(row)).saturating_mul(86_400), 1),
         DataType::Date64 => seconds(array.as_primitive::<Date64Type>().value(row), 1000),
-        DataType::Timestamp(TimeUnit::Second, _) => {
-            seconds(array.as_primitive::<TimestampSecondType>().value(row), 1)
+        DataType::Timestamp(TimeUnit::Second, _) => seconds(array.as_primitive::<TimestampSecondType>().value(row), 1),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            seconds(array.as_primitive::<TimestampMillisecondType>().value(row), 1000)
         }
-        DataType::Timestamp(TimeUnit::Millisecond, _) => seconds(
-            array.as_primitive::<TimestampMillisecondType>().value(row),
-            1000,
-        ),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => seconds(
-            array.as_primitive::<TimestampMicrosecondType>().value(row),
-            1_000_000,
-        ),
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => seconds(
-            array.as_primitive::<TimestampNanosecondType>().value(row),
-            1_000_000_000,
-        ),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            seconds(array.as_primitive::<TimestampMicrosecondType>().value(row), 1_000_000)
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            seconds(array.as_primitive::<TimestampNanosecondType>().value(row), 1_000_000_000)
+        }
         DataType::Dictionary(_, _) => {
             let dictionary = array.as_any_dictionary();
             let Some(key) = dictionary.normalized_keys().get(row).copied() else {
@@ -259,9 +204,7 @@ fn text(array: &dyn Array, row: usize) -> Result<Option<Cow<'_, str>>, RowProble
             return Ok(value.map(|value| Cow::Owned(value.into_owned())));
         }
         other => {
-            return Err(RowProblem::NotScalar {
-                found: format!("a value of type {other}"),
-            });
+            return Err(RowProblem::NotScalar { found: format!("a value of type {other}") });
         }
     };
     Ok(Some(text))

@@ -15,16 +15,10 @@ pub(super) struct Plain {
 impl Plain {
     pub(super) fn open(path: &Path, config: &DataConfig) -> Result<Self, DataError> {
         if let Some((key, _)) = config.columns().get(1) {
-            let problem = format!(
-                "{} is plain text, which has no columns besides the text",
-                path.display()
-            );
+            let problem = format!("{} is plain text, which has no columns besides the text", path.display());
             return Err(DataError::config("data", key, problem));
         }
-        Ok(Self {
-            path: path.to_path_buf(),
-            lines: Lines::open(path, config.max_row_bytes)?,
-        })
+        Ok(Self { path: path.to_path_buf(), lines: Lines::open(path, config.max_row_bytes)? })
     }
 }
 
@@ -37,11 +31,7 @@ impl Rows for Plain {
             Ok(text) => columns.push(line.number, [Some(text)]),
             Err(byte) => {
                 let place = Place::line(&self.path, line.number).column(byte.to_string());
-                return Err(BadRow {
-                    place,
-                    problem: RowProblem::InvalidUtf8,
-                }
-                .into());
+                return Err(BadRow { place, problem: RowProblem::InvalidUtf8 }.into());
             }
         }
         Ok(true)

@@ -153,23 +153,14 @@ impl TokenizerConfig {
         let wrong = |key, reason: &str| TokenizeError::setting(key, reason);
         if self.kind == TokenizerKind::File {
             if self.path.is_none() {
-                return Err(wrong(
-                    "path",
-                    "kind = \"file\" needs path = \"…/tokenizer.json\"",
-                ));
+                return Err(wrong("path", "kind = \"file\" needs path = \"…/tokenizer.json\""));
             }
             if self.lower_case.is_some() {
-                return Err(wrong(
-                    "lower_case",
-                    "the tokenizer's file decides this; remove the key",
-                ));
+                return Err(wrong("lower_case", "the tokenizer's file decides this; remove the key"));
             }
         } else {
             if self.path.is_some() {
-                return Err(wrong(
-                    "path",
-                    "is only read with kind = \"file\"; remove it or set kind",
-                ));
+                return Err(wrong("path", "is only read with kind = \"file\"; remove it or set kind"));
             }
             if self.vocabulary < 3 || self.vocabulary > MAX_VOCABULARY {
                 let reason = format!("{} is not between 3 and {MAX_VOCABULARY}", self.vocabulary);
@@ -192,16 +183,10 @@ pub(crate) fn check_lengths(
     char_ngrams: Option<CharNgrams>,
 ) -> Result<(), (&'static str, String)> {
     if max_length == 0 || max_length > MAX_LENGTH {
-        return Err((
-            "max_length",
-            format!("{max_length} is not between 1 and {MAX_LENGTH}"),
-        ));
+        return Err(("max_length", format!("{max_length} is not between 1 and {MAX_LENGTH}")));
     }
     if ngrams == 0 || ngrams > MAX_NGRAMS {
-        return Err((
-            "ngrams",
-            format!("{ngrams} is not between 1 (none) and {MAX_NGRAMS}"),
-        ));
+        return Err(("ngrams", format!("{ngrams} is not between 1 (none) and {MAX_NGRAMS}")));
     }
     if buckets > MAX_BUCKETS {
         return Err(("buckets", format!("{buckets} is more than {MAX_BUCKETS}")));
@@ -209,21 +194,15 @@ pub(crate) fn check_lengths(
     if let Some(CharNgrams { min, max }) = char_ngrams
         && !(1 <= min && min <= max && max <= MAX_CHAR_NGRAM)
     {
-        let reason = format!(
-            "{{ min = {min}, max = {max} }} must satisfy 1 <= min <= max <= {MAX_CHAR_NGRAM}"
-        );
+        let reason = format!("{{ min = {min}, max = {max} }} must satisfy 1 <= min <= max <= {MAX_CHAR_NGRAM}");
         return Err(("char_ngrams", reason));
     }
     let hashed = ngrams > 1 || char_ngrams.is_some();
     match (hashed, buckets) {
-        (true, 0) => Err((
-            "buckets",
-            "n-grams are hashed into buckets: write buckets = 65536".into(),
-        )),
-        (false, 1..) => Err((
-            "buckets",
-            "there are no n-grams to hash: set ngrams = 2 or char_ngrams, or remove buckets".into(),
-        )),
+        (true, 0) => Err(("buckets", "n-grams are hashed into buckets: write buckets = 65536".into())),
+        (false, 1..) => {
+            Err(("buckets", "there are no n-grams to hash: set ngrams = 2 or char_ngrams, or remove buckets".into()))
+        }
         _ => Ok(()),
     }
 }

@@ -53,16 +53,10 @@ pub enum TokenizeError {
 
 impl TokenizeError {
     pub(crate) fn setting(key: &'static str, reason: impl Into<String>) -> TokenizeError {
-        TokenizeError::Setting {
-            key,
-            reason: reason.into(),
-        }
+        TokenizeError::Setting { key, reason: reason.into() }
     }
 
     pub(crate) fn unusable(origin: &str, reason: impl Into<String>) -> TokenizeError {
-        TokenizeError::Unusable {
-            origin: origin.to_owned(),
-            reason: reason.into(),
-        }
+        TokenizeError::Unusable { origin: origin.to_owned(), reason: reason.into() }
     }
 }

@@ -32,11 +32,7 @@ pub(crate) struct Interner {
 impl Interner {
     pub(crate) fn with_capacity(strings: usize) -> Interner {
         let slots = (strings.max(8) * 2).next_power_of_two();
-        Interner {
-            slots: vec![0; slots],
-            entries: Vec::with_capacity(strings),
-            bytes: Vec::new(),
-        }
+        Interner { slots: vec![0; slots], entries: Vec::with_capacity(strings), bytes: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -54,9 +50,7 @@ impl Interner {
     }
 
     pub(crate) fn get(&self, number: usize) -> &[u8] {
-        self.entries
-            .get(number)
-            .map_or(&[], |entry| self.slice(entry))
+        self.entries.get(number).map_or(&[], |entry| self.slice(entry))
     }
 
     /// The number of `key`, whose hash is `hash`.
@@ -85,18 +79,12 @@ impl Interner {
         let start = u32::try_from(self.bytes.len()).ok()?;
         let length = u32::try_from(key.len()).ok()?;
         start.checked_add(length)?;
-        let number = u32::try_from(self.entries.len())
-            .ok()
-            .filter(|&n| n < u32::MAX - 1)?;
+        let number = u32::try_from(self.entries.len()).ok().filter(|&n| n < u32::MAX - 1)?;
         if (self.entries.len() + 1) * 2 > self.slots.len() {
             self.grow();
         }
         self.bytes.extend_from_slice(key);
-        self.entries.push(Entry {
-            hash,
-            start,
-            length,
-        });
+        self.entries.push(Entry { hash, start, length });
         self.place(number, hash);
         Some(number as usize)
     }
@@ -131,20 +119,12 @@ mod tests {
     #[test]
     fn numbers_follow_insertion_and_survive_growth() {
         let mut interner = Interner::with_capacity(0);
-        let words: Vec<String> = (0..5000)
-            .map(|i| format!("word {}", i * 7 % 5000))
-            .collect();
+        let words: Vec<String> = (0..5000).map(|i| format!("word {}", i * 7 % 5000)).collect();
         for (number, word) in words.iter().enumerate() {
-            assert_eq!(
-                interner.insert(word.as_bytes(), hash_token(word.as_bytes())),
-                Some(number)
-            );
+            assert_eq!(interner.insert(word.as_bytes(), hash_token(word.as_bytes())), Some(number));
         }
         for (number, word) in words.iter().enumerate() {
-            assert_eq!(
-                interner.insert(word.as_bytes(), hash_token(word.as_bytes())),
-                Some(number)
-            );
+            assert_eq!(interner.insert(word.as_bytes(), hash_token(word.as_bytes())), Some(number));
             assert_eq!(interner.get(number), word.as_bytes());
         }
         assert_eq!(interner.find(b"word", hash_token(b"word")), None);

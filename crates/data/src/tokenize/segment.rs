@@ -50,12 +50,7 @@ const CLITICS: [&[u8]; 7] = [b"s", b"t", b"re", b"ve", b"ll", b"d", b"m"];
 impl Segmenter {
     /// Calls `emit` with each token in order until it returns false. `buffer` is room for the
     /// lower-cased text, kept by the caller so that no call allocates.
-    pub(crate) fn each(
-        &self,
-        text: &str,
-        buffer: &mut String,
-        mut emit: impl FnMut(&[u8]) -> bool,
-    ) {
+    pub(crate) fn each(&self, text: &str, buffer: &mut String, mut emit: impl FnMut(&[u8]) -> bool) {
         let ascii = text.is_ascii();
         let text = self.normalise(text, ascii, buffer);
         let bytes = text.as_bytes();
@@ -70,10 +65,7 @@ impl Segmenter {
                 continue;
             }
             let rest = &bytes[start..];
-            let length = rest
-                .iter()
-                .position(u8::is_ascii_whitespace)
-                .unwrap_or(rest.len());
+            let length = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
             let chunk = &text[start..start + length];
             start += length;
             let go_on = match (self.words, chunk.is_ascii()) {
@@ -135,21 +127,13 @@ impl Segmenter {
 
     /// The end of a clitic such as `'s` that stands alone, or of a run of one mark.
     fn ascii_mark_end(&self, text: &[u8], start: usize) -> usize {
-        if text[start] == b'\''
-            && text
-                .get(start + 1)
-                .is_some_and(|&b| class(b) == Class::Letter)
-        {
+        if text[start] == b'\'' && text.get(start + 1).is_some_and(|&b| class(b) == Class::Letter) {
             let end = ascii_word_end(text, start + 1);
             if is_clitic(&text[start + 1..end]) {
                 return end;
             }
         }
-        start
-            + text[start..]
-                .iter()
-                .take_while(|&&byte| byte == text[start])
-                .count()
+        start + text[start..].iter().take_while(|&&byte| byte == text[start]).count()
     }
 
     fn unicode_words(&self, chunk: &str, emit: &mut impl FnMut(&[u8]) -> bool) -> bool {
@@ -219,9 +203,7 @@ fn ascii_word_end(text: &[u8], start: usize) -> usize {
                 let before = class(text[end - 1]);
                 let after = text.get(end + 1).map_or(Class::Space, |&byte| class(byte));
                 let joins = match text[end] {
-                    b'.' | b'\'' => {
-                        before == after && matches!(after, Class::Letter | Class::Digit)
-                    }
+                    b'.' | b'\'' => before == after && matches!(after, Class::Letter | Class::Digit),
                     b':' => before == Class::Letter && after == Class::Letter,
                     b',' | b';' => before == Class::Digit && after == Class::Digit,
                     _ => false,
@@ -237,10 +219,7 @@ fn ascii_word_end(text: &[u8], start: usize) -> usize {
 }
 
 fn is_clitic(letters: &[u8]) -> bool {
-    letters.len() <= 2
-        && CLITICS
-            .iter()
-            .any(|clitic| letters.eq_ignore_ascii_case(clitic))
+    letters.len() <= 2 && CLITICS.iter().any(|clitic| letters.eq_ignore_ascii_case(clitic))
 }
 
 /// Where the last clitic of a word starts: before `n't`, or at the apostrophe of `'s`.
@@ -257,10 +236,7 @@ fn clitic_start(word: &[u8]) -> Option<usize> {
 
 /// ASCII marks, Latin-1's `¡«»¿`, the general and the ideographic punctuation blocks.
 fn is_punctuation(mark: &[u8]) -> bool {
-    match std::str::from_utf8(mark)
-        .ok()
-        .and_then(|mark| mark.chars().next())
-    {
+    match std::str::from_utf8(mark).ok().and_then(|mark| mark.chars().next()) {
         Some(c) => {
             c.is_ascii_punctuation()
                 || matches!(c, '¡' | '«' | '»' | '¿' | '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}')
@@ -275,12 +251,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const WORDS: Segmenter = Segmenter {
-        words: true,
-        lower_case: true,
-        punctuation: true,
-        digits: Digits::Keep,
-    };
+    const WORDS: Segmenter = Segmenter { words: true, lower_case: true, punctuation: true, digits: Digits::Keep };
 
     fn cut(segmenter: Segmenter, text: &str) -> Vec<String> {
         let mut tokens = Vec::new();
@@ -293,39 +264,21 @@ mod tests {
 
     #[test]
     fn raw_and_treebank_english_give_the_same_tokens() {
-        let raw = cut(
-            WORDS,
-            "It isn't the film's fault, they'd say: we've WON'T...",
-        );
-        let treebank = cut(
-            WORDS,
-            "it is n't the film 's fault , they 'd say : we 've wo n't ...",
-        );
+        let raw = cut(WORDS, "It isn't the film's fault, they'd say: we've WON'T...");
+        let treebank = cut(WORDS, "it is n't the film 's fault , they 'd say : we 've wo n't ...");
         assert_eq!(raw, treebank);
         assert_eq!(raw[1..3], ["is", "n't"]);
         assert_eq!(cut(WORDS, "wouldn't've"), ["would", "n't", "'ve"]);
         assert_eq!(cut(WORDS, "don’t"), ["do", "n't"]);
-        assert_eq!(
-            cut(WORDS, "don’t stop — café’s"),
-            ["do", "n't", "stop", "—", "café", "'s"]
-        );
+        assert_eq!(cut(WORDS, "don’t stop — café’s"), ["do", "n't", "stop", "—", "café", "'s"]);
     }
 
     #[test]
     fn numbers_marks_and_other_scripts() {
-        assert_eq!(
-            cut(WORDS, "3.14, 1,000 U.S.A. a_b"),
-            ["3.14", ",", "1,000", "u.s.a", ".", "a_b"]
-        );
-        assert_eq!(
-            cut(WORDS, "Wow!!!!!! ok--fine"),
-            ["wow", "!!!", "ok", "--", "fine"]
-        );
+        assert_eq!(cut(WORDS, "3.14, 1,000 U.S.A. a_b"), ["3.14", ",", "1,000", "u.s.a", ".", "a_b"]);
+        assert_eq!(cut(WORDS, "Wow!!!!!! ok--fine"), ["wow", "!!!", "ok", "--", "fine"]);
         assert_eq!(cut(WORDS, "ÉTÉ Straße 👍🏽👨‍👩‍👧"), ["été", "straße", "👍🏽", "👨‍👩‍👧"]);
-        assert_eq!(
-            cut(WORDS, "a:\u{20e3}\u{301} b"),
-            ["a", ":\u{20e3}\u{301}", "b"]
-        );
+        assert_eq!(cut(WORDS, "a:\u{20e3}\u{301} b"), ["a", ":\u{20e3}\u{301}", "b"]);
         assert_eq!(cut(WORDS, "映画は良い"), ["映", "画", "は", "良", "い"]);
         assert_eq!(cut(WORDS, "कितना अच्छा"), ["कितना", "अच्छा"]);
         assert_eq!(cut(WORDS, " \t\n\u{a0}\u{3000}"), [""; 0]);
@@ -333,28 +286,12 @@ mod tests {
 
     #[test]
     fn options_are_obeyed() {
-        let bare = Segmenter {
-            punctuation: false,
-            ..WORDS
-        };
-        assert_eq!(
-            cut(bare, "it's fine, “really” … 😀!"),
-            ["it", "'s", "fine", "really", "😀"]
-        );
-        let zero = Segmenter {
-            digits: Digits::Zero,
-            lower_case: false,
-            ..WORDS
-        };
+        let bare = Segmenter { punctuation: false, ..WORDS };
+        assert_eq!(cut(bare, "it's fine, “really” … 😀!"), ["it", "'s", "fine", "really", "😀"]);
+        let zero = Segmenter { digits: Digits::Zero, lower_case: false, ..WORDS };
         assert_eq!(cut(zero, "In 1984"), ["In", "0000"]);
-        let white = Segmenter {
-            words: false,
-            ..WORDS
-        };
-        assert_eq!(
-            cut(white, "Don't  STOP\u{3000}ÉTÉ, ok"),
-            ["don't", "stop", "été,", "ok"]
-        );
+        let white = Segmenter { words: false, ..WORDS };
+        assert_eq!(cut(white, "Don't  STOP\u{3000}ÉTÉ, ok"), ["don't", "stop", "été,", "ok"]);
     }
 
     #[test]

@@ -70,11 +70,7 @@ impl Default for PieceCache {
 
 impl Subword {
     /// Reads a tokenizer.json. `special_tokens`: add what its post-processor adds.
-    pub(crate) fn load(
-        bytes: &[u8],
-        special_tokens: bool,
-        origin: &str,
-    ) -> Result<Subword, TokenizeError> {
+    pub(crate) fn load(bytes: &[u8], special_tokens: bool, origin: &str) -> Result<Subword, TokenizeError> {
         let unusable = |reason: String| TokenizeError::unusable(origin, reason);
         if bytes.len() > MAX_FILE_BYTES {
             let reason = format!("{} bytes is more than {MAX_FILE_BYTES}", bytes.len());
@@ -82,9 +78,7 @@ impl Subword {
         }
         let json: Value = serde_json::from_slice(bytes).map_err(|e| unusable(e.to_string()))?;
         if json.get("model").is_none_or(|model| !model.is_object()) {
-            return Err(unusable(
-                "it has no \"model\": not a Hugging Face tokenizer.json".into(),
-            ));
+            return Err(unusable("it has no \"model\": not a Hugging Face tokenizer.json".into()));
         }
         let tokenizer = build(&json).map_err(unusable)?;
         let vocabulary = Vocabulary::read(&tokenizer, &json).map_err(unusable)?;
@@ -93,11 +87,7 @@ impl Subword {
             false => Some((Vec::new(), Vec::new())),
         };
         let (sticky, cuttable) = sticky(&json);
-        let pieces = if frame.is_some() && cuttable {
-            pieces(&json)
-        } else {
-            Pieces::WholeText
-        };
+        let pieces = if frame.is_some() && cuttable { pieces(&json) } else { Pieces::WholeText };
         Ok(Subword {
             sticky,
             size: vocabulary.size,
@@ -129,19 +119,11 @@ impl Subword {
 
     /// How many special tokens frame every text.
     pub(crate) fn frame_len(&self) -> usize {
-        self.frame
-            .as_ref()
-            .map_or(0, |(before, after)| before.len() + after.len())
+        self.frame.as_ref().map_or(0, |(before, after)| before.len() + after.len())
     }
 
     /// Appends at most `max_length` ids of `text` to `ids`.
-    pub(crate) fn encode(
-        &self,
-        text: &str,
-        max_length: usize,
-        cache: &mut PieceCache,
-        ids: &mut Vec<u32>,
-    ) {
+    pub(crate) fn encode(&self, text: &str, max_length: usize, cache: &mut PieceCache, ids: &mut Vec<u32>) {
         let start = ids.len();
         let Some((before, after)) = &self.frame else {
             self.ask(text, true, ids);
@@ -150,11 +132,7 @@ impl Subword {
         };
         ids.extend_from_slice(before);
         let limit = start + max_length.saturating_sub(after.len());
-        let whole = self.pieces == Pieces::WholeText
-            || self
-                .sticky
-                .iter()
-                .any(|token| text.contains(token.as_str()));
+        let whole = self.pieces == Pieces::WholeText || self.sticky.iter().any(|token| text.contains(token.as_str()));
         if whole {
             self.ask(text, false, ids);
         } else {
@@ -253,23 +231,10 @@ fn is_lone_space(text: &str, at: usize) -> bool {
         0..0x80 => !byte.is_ascii_whitespace() && byte != 0x0b,
         _ => c.is_some_and(|c| !c.is_whitespace()),
     };
-    bytes.get(at + 1).is_some_and(|&after| {
-        solid(
-            after,
-            if after < 0x80 {
-                None
-            } else {
-                text[at + 1..].chars().next()
-            },
-        )
-    }) && solid(
-        bytes[at - 1],
-        if bytes[at - 1] < 0x80 {
-            None
-        } else {
-            text[..at].chars().next_back()
-        },
-    )
+    bytes
+        .get(at + 1)
+        .is_some_and(|&after| solid(after, if after < 0x80 { None } else { text[at + 1..].chars().next() }))
+        && solid(bytes[at - 1], if bytes[at - 1] < 0x80 { None } else { text[..at].chars().next_back() })
 }
 
 /// Builds the library's tokenizer without truncation, padding and dropout, which are not its task
@@ -298,16 +263,10 @@ struct Vocabulary {
 impl Vocabulary {
     fn read(tokenizer: &Tokenizer, json: &Value) -> Result<Vocabulary, String> {
         let tokens = tokenizer.get_vocab(true);
-        let largest = tokens
-            .values()
-            .copied()
-            .max()
-            .ok_or("its vocabulary is empty")? as usize;
+        let largest = tokens.values().copied().max().ok_or("its vocabulary is empty")? as usize;
         if largest >= MAX_VOCABULARY || largest > tokens.len() * 2 + 1024 {
             let count = tokens.len();
-            return Err(format!(
-                "id {largest} is out of all proportion to its {count} tokens"
-            ));
+            return Err(format!("id {largest} is out of all proportion to its {count} tokens"));
         }
         let mut owner: Vec<Option<&str>> = vec![None; largest + 1];
         let mut sorted: Vec<(&String, &u32)> = tokens.iter().collect();
@@ -328,11 +287,7 @@ impl Vocabulary {
             // No padding token: one id of ours after the last.
             None => largest as u32 + 1,
         };
-        Ok(Vocabulary {
-            size: (largest + 1).max(pad_id as usize + 1),
-            pad_id,
-            unk_id,
-        })
+        Ok(Vocabulary { size: (largest + 1).max(pad_id as usize + 1), pad_id, unk_id })
     }
 }
 
@@ -342,20 +297,16 @@ fn unknown(tokenizer: &Tokenizer, json: &Value) -> Result<Option<u32>, String> {
     if let Some(id) = model.get("unk_id").and_then(Value::as_u64) {
         return Ok(u32::try_from(id).ok());
     }
-    let kind = model
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let kind = model.get("type").and_then(Value::as_str).unwrap_or_default();
     let name = model.get("unk_token").and_then(Value::as_str);
     let id = name.and_then(|name| tokenizer.token_to_id(name));
     match (kind, name, id) {
         ("Unigram", ..) if model["byte_fallback"] != Value::Bool(true) => {
             Err("its Unigram model has no unk_id".to_owned())
         }
-        ("WordPiece" | "WordLevel", _, None) | (_, Some(_), None) => Err(format!(
-            "its unk_token {:?} is not in the vocabulary",
-            name.unwrap_or("[UNK]")
-        )),
+        ("WordPiece" | "WordLevel", _, None) | (_, Some(_), None) => {
+            Err(format!("its unk_token {:?} is not in the vocabulary", name.unwrap_or("[UNK]")))
+        }
         _ => Ok(id),
     }
 }
@@ -388,15 +339,8 @@ fn pieces(json: &Value) -> Pieces {
         "ByteLevel" if is("use_regex", true) => Pieces::BeforeSpace,
         "Metaspace" if is("split", true) => Pieces::BeforeSpace,
         "Sequence" => {
-            let parts = pre["pretokenizers"]
-                .as_array()
-                .map_or(&[][..], Vec::as_slice);
-            let cuts = |part| {
-                matches!(
-                    kind_of(part),
-                    "BertPreTokenizer" | "Whitespace" | "WhitespaceSplit"
-                )
-            };
+            let parts = pre["pretokenizers"].as_array().map_or(&[][..], Vec::as_slice);
+            let cuts = |part| matches!(kind_of(part), "BertPreTokenizer" | "Whitespace" | "WhitespaceSplit");
             let local = |part| cuts(part) || matches!(kind_of(part), "Punctuation" | "Digits");
             match parts.first().is_some_and(cuts) && parts.iter().all(local) {
                 true => Pieces::BetweenSpaces,
@@ -412,9 +356,7 @@ fn is_local(normalizer: &Value) -> bool {
     match kind_of(normalizer) {
         "" => normalizer.is_null(),
         "BertNormalizer" | "Lowercase" | "NFC" | "NFD" | "NFKC" | "NFKD" | "StripAccents" => true,
-        "Sequence" => normalizer["normalizers"]
-            .as_array()
-            .is_some_and(|parts| parts.iter().all(is_local)),
+        "Sequence" => normalizer["normalizers"].as_array().is_some_and(|parts| parts.iter().all(is_local)),
         _ => false,
     }
 }
@@ -426,9 +368,7 @@ fn kind_of(part: &Value) -> &str {
 /// The added tokens that reach over white space, and whether looking for them in the raw text finds
 /// them all: those that the library looks for in the normalised text may be spelt differently.
 fn sticky(json: &Value) -> (Vec<String>, bool) {
-    let added = json["added_tokens"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
+    let added = json["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
     let flag = |token: &Value, name: &str| token[name] == Value::Bool(true);
     let mut found = Vec::new();
     let mut cuttable = true;

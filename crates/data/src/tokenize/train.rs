@@ -17,9 +17,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::tokenizer::{Normalizer, OffsetReferential, PreTokenizer};
-use tokenizers::{
-    AddedToken, ModelWrapper, NormalizedString, OffsetType, PreTokenizedString, Tokenizer,
-};
+use tokenizers::{AddedToken, ModelWrapper, NormalizedString, OffsetType, PreTokenizedString, Tokenizer};
 
 use super::interner::{Interner, hash_token};
 use super::subword::{Pieces, each_piece};
@@ -30,22 +28,13 @@ use super::{TokenizeError, TokenizerConfig, TokenizerKind};
 const LONGEST_WORD: usize = 100;
 
 /// Learns a tokenizer from texts and returns its tokenizer.json.
-pub(crate) fn train(
-    config: &TokenizerConfig,
-    texts: &mut dyn Iterator<Item = &str>,
-) -> Result<Value, TokenizeError> {
+pub(crate) fn train(config: &TokenizerConfig, texts: &mut dyn Iterator<Item = &str>) -> Result<Value, TokenizeError> {
     let kind = config.kind;
-    let failed = |reason: String| TokenizeError::Training {
-        kind: kind.name(),
-        reason,
-    };
+    let failed = |reason: String| TokenizeError::Training { kind: kind.name(), reason };
     let mut tokenizer = empty(kind, config.lower_cases()).map_err(|e| failed(e.to_string()))?;
     let words = count_words(&tokenizer, kind, texts, config.min_count).map_err(&failed)?;
     if words.counts.is_empty() {
-        return Err(TokenizeError::NoTokens {
-            texts: words.texts,
-            min_count: config.min_count,
-        });
+        return Err(TokenizeError::NoTokens { texts: words.texts, min_count: config.min_count });
     }
     let specials: &[&str] = match kind {
         TokenizerKind::Bpe => &["<pad>"],
@@ -61,9 +50,7 @@ pub(crate) fn train(
     tokenizer
         .add_special_tokens(specials.iter().map(|&name| AddedToken::from(name, true)))
         .map_err(|e| failed(e.to_string()))?;
-    let json = tokenizer
-        .to_string(false)
-        .map_err(|e| failed(e.to_string()))?;
+    let json = tokenizer.to_string(false).map_err(|e| failed(e.to_string()))?;
     serde_json::from_str(&json).map_err(|e| failed(e.to_string()))
 }
 
@@ -77,12 +64,7 @@ fn empty(kind: TokenizerKind, lower_case: bool) -> tokenizers::Result<Tokenizer>
     match kind {
         TokenizerKind::Wordpiece => {
             // Accents stay: stripping them is cleaning, and the recipe's to ask for.
-            tokenizer.with_normalizer(Some(BertNormalizer::new(
-                true,
-                true,
-                Some(false),
-                lower_case,
-            )))?;
+            tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, Some(false), lower_case)))?;
             tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
             tokenizer.with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
         }
@@ -124,24 +106,18 @@ fn count_words(
     let mut read = 0;
     for text in texts {
         read += 1;
-        each_piece(text, pieces, |piece| {
-            count(&mut seen, &mut counts, piece.as_bytes())
-        });
+        each_piece(text, pieces, |piece| count(&mut seen, &mut counts, piece.as_bytes()));
     }
     let (mut words, mut word_counts) = (Interner::with_capacity(1 << 12), Vec::<u64>::new());
     for (number, &times) in counts.iter().enumerate() {
         let piece = String::from_utf8_lossy(seen.get(number));
         let mut normalized = NormalizedString::from(piece.as_ref());
         if let Some(normalizer) = tokenizer.get_normalizer() {
-            normalizer
-                .normalize(&mut normalized)
-                .map_err(|e| e.to_string())?;
+            normalizer.normalize(&mut normalized).map_err(|e| e.to_string())?;
         }
         let mut split = PreTokenizedString::from(normalized);
         if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
-            pre_tokenizer
-                .pre_tokenize(&mut split)
-                .map_err(|e| e.to_string())?;
+            pre_tokenizer.pre_tokenize(&mut split).map_err(|e| e.to_string())?;
         }
         for (word, _, _) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
             if word.chars().nth(LONGEST_WORD).is_some() {
@@ -155,52 +131,24 @@ fn count_words(
         }
     }
     // For Unigram the threshold is on words; merges have theirs on pairs.
-    let threshold = if kind == TokenizerKind::Unigram {
-        min_count
-    } else {
-        1
-    };
+    let threshold = if kind == TokenizerKind::Unigram { min_count } else { 1 };
     let order = by_frequency(&words, &word_counts, threshold);
     let word = |number: usize| String::from_utf8_lossy(words.get(number)).into_owned();
-    let counts = order
-        .into_iter()
-        .map(|number| (word(number), word_counts[number]))
-        .collect();
-    Ok(Words {
-        texts: read,
-        counts,
-    })
+    let counts = order.into_iter().map(|number| (word(number), word_counts[number])).collect();
+    Ok(Words { texts: read, counts })
 }
 
-fn bpe(
-    words: &[(String, u64)],
-    specials: &[&str],
-    config: &TokenizerConfig,
-) -> Result<ModelWrapper, String> {
+fn bpe(words: &[(String, u64)], specials: &[&str], config: &TokenizerConfig) -> Result<ModelWrapper, String> {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     let symbols = alphabet.iter().map(|c| c.to_string());
-    let mut tokens: Vec<String> = specials
-        .iter()
-        .map(|s| (*s).to_owned())
-        .chain(symbols)
-        .collect();
+    let mut tokens: Vec<String> = specials.iter().map(|s| (*s).to_owned()).chain(symbols).collect();
     if config.vocabulary < tokens.len() {
         let least = tokens.len();
-        return Err(format!(
-            "byte-level BPE needs vocabulary = {least} at least: every byte is a token"
-        ));
+        return Err(format!("byte-level BPE needs vocabulary = {least} at least: every byte is a token"));
     }
-    let spelt = words
-        .iter()
-        .map(|(word, times)| (word.chars().map(String::from).collect(), *times));
-    let merges = merge(
-        &mut tokens,
-        spelt,
-        None,
-        config.vocabulary,
-        config.min_count,
-    );
+    let spelt = words.iter().map(|(word, times)| (word.chars().map(String::from).collect(), *times));
+    let merges = merge(&mut tokens, spelt, None, config.vocabulary, config.min_count);
     let vocabulary: Vec<(String, u32)> = tokens.into_iter().zip(0..).collect();
     BPE::builder()
         .vocab_and_merges(vocabulary.into_iter().collect::<Vocab>(), merges)
@@ -209,11 +157,7 @@ fn bpe(
         .map_err(|e| e.to_string())
 }
 
-fn wordpiece(
-    words: &[(String, u64)],
-    specials: &[&str],
-    config: &TokenizerConfig,
-) -> Result<ModelWrapper, String> {
+fn wordpiece(words: &[(String, u64)], specials: &[&str], config: &TokenizerConfig) -> Result<ModelWrapper, String> {
     const PREFIX: &str = "##";
     let alphabet = alphabet(words, config.vocabulary / 4);
     let spelt: Vec<(Vec<String>, u64)> = words
@@ -231,18 +175,8 @@ fn wordpiece(
     symbols.sort_unstable_by_key(|symbol| (symbol.starts_with(PREFIX), *symbol));
     symbols.dedup();
     let symbols = symbols.into_iter().cloned();
-    let mut tokens: Vec<String> = specials
-        .iter()
-        .map(|s| (*s).to_owned())
-        .chain(symbols)
-        .collect();
-    merge(
-        &mut tokens,
-        spelt.into_iter(),
-        Some(PREFIX),
-        config.vocabulary,
-        config.min_count,
-    );
+    let mut tokens: Vec<String> = specials.iter().map(|s| (*s).to_owned()).chain(symbols).collect();
+    merge(&mut tokens, spelt.into_iter(), Some(PREFIX), config.vocabulary, config.min_count);
     let vocabulary: Vec<(String, u32)> = tokens.into_iter().zip(0..).collect();
     WordPiece::builder()
         .vocab(vocabulary.into_iter().collect::<Vocab>())
@@ -260,16 +194,9 @@ fn alphabet(words: &[(String, u64)], limit: usize) -> HashSet<char> {
             *counts.entry(c).or_default() += times;
         }
     }
-    let mut order: Vec<(Reverse<u64>, char)> = counts
-        .into_iter()
-        .map(|(c, times)| (Reverse(times), c))
-        .collect();
+    let mut order: Vec<(Reverse<u64>, char)> = counts.into_iter().map(|(c, times)| (Reverse(times), c)).collect();
     order.sort_unstable();
-    order
-        .into_iter()
-        .take(limit.max(1))
-        .map(|(_, c)| c)
-        .collect()
+    order.into_iter().take(limit.max(1)).map(|(_, c)| c).collect()
 }
 
 type Pair = (u32, u32);
@@ -285,14 +212,8 @@ fn merge(
     min_count: u64,
 ) -> Vec<(String, String)> {
     let mut ids: HashMap<String, u32> = tokens.iter().cloned().zip(0..).collect();
-    let mut words: Vec<(Vec<u32>, u64)> = spelt
-        .map(|(word, times)| {
-            (
-                word.iter().filter_map(|s| ids.get(s).copied()).collect(),
-                times,
-            )
-        })
-        .collect();
+    let mut words: Vec<(Vec<u32>, u64)> =
+        spelt.map(|(word, times)| (word.iter().filter_map(|s| ids.get(s).copied()).collect(), times)).collect();
     let mut counts: HashMap<Pair, u64> = HashMap::new();
     let mut places: HashMap<Pair, Vec<u32>> = HashMap::new();
     for (at, (word, times)) in words.iter().enumerate() {
@@ -301,10 +222,8 @@ fn merge(
             places.entry(pair).or_default().push(at as u32);
         }
     }
-    let mut queue: BinaryHeap<(u64, Reverse<Pair>)> = counts
-        .iter()
-        .map(|(&pair, &times)| (times, Reverse(pair)))
-        .collect();
+    let mut queue: BinaryHeap<(u64, Reverse<Pair>)> =
+        counts.iter().map(|(&pair, &times)| (times, Reverse(pair))).collect();
     let mut merges = Vec::new();
     let mut merged: HashSet<Pair> = HashSet::new();
     while let Some((times, Reverse(pair))) = queue.pop() {
@@ -351,11 +270,7 @@ fn merge(
         counts.remove(&pair);
         grown.sort_unstable();
         grown.dedup();
-        queue.extend(
-            grown
-                .into_iter()
-                .filter_map(|p| Some((*counts.get(&p)?, Reverse(p)))),
-        );
+        queue.extend(grown.into_iter().filter_map(|p| Some((*counts.get(&p)?, Reverse(p)))));
     }
     merges
 }
@@ -376,11 +291,7 @@ fn join(word: &mut Vec<u32>, pair: Pair, id: u32) {
     word.truncate(write);
 }
 
-fn unigram(
-    mut words: Vec<(String, u64)>,
-    specials: &[&str],
-    vocabulary: usize,
-) -> Result<ModelWrapper, String> {
+fn unigram(mut words: Vec<(String, u64)>, specials: &[&str], vocabulary: usize) -> Result<ModelWrapper, String> {
     let alphabet = alphabet(&words, vocabulary.saturating_sub(specials.len()) / 2);
     words.retain(|(word, _)| word.chars().all(|c| alphabet.contains(&c)));
     let total: u64 = words.iter().map(|(_, times)| times).sum();
@@ -388,36 +299,20 @@ fn unigram(
     let scale = total / (u64::from(u32::MAX) / 2) + 1;
     let sentences = words
         .into_iter()
-        .map(|(word, times)| {
-            (
-                word,
-                u32::try_from((times / scale).max(1)).unwrap_or(u32::MAX),
-            )
-        })
+        .map(|(word, times)| (word, u32::try_from((times / scale).max(1)).unwrap_or(u32::MAX)))
         .collect();
     let trainer = UnigramTrainer::builder()
         .show_progress(false)
         .vocab_size(u32::try_from(vocabulary).unwrap_or(u32::MAX))
-        .special_tokens(
-            specials
-                .iter()
-                .map(|&name| AddedToken::from(name, true))
-                .collect(),
-        )
+        .special_tokens(specials.iter().map(|&name| AddedToken::from(name, true)).collect())
         .unk_token(Some("<unk>".to_owned()))
         .build()
         .map_err(|e| e.to_string())?;
     // The library splits its sums by the number of threads: one thread, one result.
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .build()
-        .map_err(|e| e.to_string())?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|e| e.to_string())?;
     let mut model = Unigram::default();
-    let trained = pool.install(|| {
-        catch_unwind(AssertUnwindSafe(|| {
-            trainer.do_train(sentences, &mut model).map(|_| ())
-        }))
-    });
+    let trained =
+        pool.install(|| catch_unwind(AssertUnwindSafe(|| trainer.do_train(sentences, &mut model).map(|_| ()))));
     match trained {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(error.to_string()),
@@ -427,9 +322,7 @@ fn unigram(
     }
     let pieces = in_fixed_order(model.iter().cloned().collect(), specials.len());
     let unk = specials.iter().position(|&name| name == "<unk>");
-    Unigram::from(pieces, unk, false)
-        .map(ModelWrapper::Unigram)
-        .map_err(|e| e.to_string())
+    Unigram::from(pieces, unk, false).map(ModelWrapper::Unigram).map_err(|e| e.to_string())
 }
 
 /// The library gives the characters that training dropped their places and scores, the lowest
@@ -438,17 +331,10 @@ fn in_fixed_order(mut pieces: Vec<(String, f64)>, specials: usize) -> Vec<(Strin
     let (_, learnt) = pieces.split_at_mut(specials);
     let is_char = |piece: &str| piece.chars().nth(1).is_none();
     let chars = learnt.iter().filter(|(piece, _)| is_char(piece)).count();
-    let floor = learnt
-        .iter()
-        .map(|(_, score)| *score)
-        .fold(f64::INFINITY, f64::min);
+    let floor = learnt.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
     let ceiling = floor + 0.0001 * (chars as f64 + 1.0);
     let low = |(piece, score): &(String, f64)| is_char(piece) && *score <= ceiling;
-    let mut scores: Vec<f64> = learnt
-        .iter()
-        .filter(|p| low(p))
-        .map(|(_, score)| *score)
-        .collect();
+    let mut scores: Vec<f64> = learnt.iter().filter(|p| low(p)).map(|(_, score)| *score).collect();
     scores.sort_unstable_by(|a, b| b.total_cmp(a));
     let mut given: Vec<&mut (String, f64)> = learnt.iter_mut().filter(|p| low(p)).collect();
     given.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -467,15 +353,11 @@ mod tests {
     use tokenizers::models::bpe::BpeTrainer;
 
     fn words(text: &[(&str, u64)]) -> Vec<(String, u64)> {
-        text.iter()
-            .map(|(word, times)| (word.to_string(), *times))
-            .collect()
+        text.iter().map(|(word, times)| (word.to_string(), *times)).collect()
     }
 
     fn spelt(words: &[(String, u64)]) -> impl Iterator<Item = (Vec<String>, u64)> {
-        words
-            .iter()
-            .map(|(word, times)| (word.chars().map(String::from).collect(), *times))
+        words.iter().map(|(word, times)| (word.chars().map(String::from).collect(), *times))
     }
 
     /// Where no two pairs are equally frequent, the library's trainer has no choice either.
@@ -499,15 +381,8 @@ mod tests {
         tokens.retain(|c| words.iter().any(|(word, _)| word.contains(c.as_str())));
         merge(&mut tokens, spelt(&words), None, 45, 2);
 
-        let counts = words
-            .iter()
-            .map(|(word, times)| (word.as_str().into(), *times))
-            .collect();
-        let trainer = BpeTrainer::builder()
-            .show_progress(false)
-            .vocab_size(45)
-            .min_frequency(2)
-            .build();
+        let counts = words.iter().map(|(word, times)| (word.as_str().into(), *times)).collect();
+        let trainer = BpeTrainer::builder().show_progress(false).vocab_size(45).min_frequency(2).build();
         let mut library = BPE::default();
         trainer.do_train(&counts, &mut library).unwrap();
         let mut theirs: Vec<(String, u32)> = Model::get_vocab(&library).into_iter().collect();
@@ -521,10 +396,7 @@ mod tests {
         let words = words(&[("abcd", 3), ("cdab", 3)]);
         let mut tokens: Vec<String> = ["a", "b", "c", "d"].map(String::from).to_vec();
         let merges = merge(&mut tokens, spelt(&words), None, 6, 1);
-        assert_eq!(
-            merges,
-            [("a", "b"), ("c", "d")].map(|(a, b)| (a.to_owned(), b.to_owned()))
-        );
+        assert_eq!(merges, [("a", "b"), ("c", "d")].map(|(a, b)| (a.to_owned(), b.to_owned())));
         let mut word = vec![1, 1, 1, 2];
         join(&mut word, (1, 1), 9);
         assert_eq!(word, [9, 1, 2]);
@@ -542,18 +414,8 @@ mod tests {
     fn low_scores_are_given_out_in_the_order_of_characters() {
         let piece = |piece: &str, score: f64| (piece.to_owned(), score);
         let special = || piece("<unk>", 0.0);
-        let one = vec![
-            special(),
-            piece("ab", -1.0),
-            piece("z", -9.0001),
-            piece("y", -9.0),
-        ];
-        let other = vec![
-            special(),
-            piece("ab", -1.0),
-            piece("y", -9.0001),
-            piece("z", -9.0),
-        ];
+        let one = vec![special(), piece("ab", -1.0), piece("z", -9.0001), piece("y", -9.0)];
+        let other = vec![special(), piece("ab", -1.0), piece("y", -9.0001), piece("z", -9.0)];
         assert_eq!(in_fixed_order(one.clone(), 1), in_fixed_order(other, 1));
         assert_eq!(in_fixed_order(one, 1)[2], piece("y", -9.0));
     }

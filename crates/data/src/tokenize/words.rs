@@ -54,16 +54,11 @@ impl WordVocabulary {
         let mut read = 0;
         for text in texts {
             read += 1;
-            segmenter.each(text, &mut buffer, |token| {
-                count(&mut seen, &mut counts, token)
-            });
+            segmenter.each(text, &mut buffer, |token| count(&mut seen, &mut counts, token));
         }
         let order = by_frequency(&seen, &counts, config.min_count);
         if order.is_empty() {
-            return Err(TokenizeError::NoTokens {
-                texts: read,
-                min_count: config.min_count,
-            });
+            return Err(TokenizeError::NoTokens { texts: read, min_count: config.min_count });
         }
         let mut tokens = Interner::with_capacity(order.len() + 2);
         let words = order.iter().map(|&number| seen.get(number));
@@ -82,12 +77,7 @@ impl WordVocabulary {
 
     /// Calls `emit` with each token's id and hash, until it says stop.
     #[inline]
-    pub(crate) fn each(
-        &self,
-        text: &str,
-        buffer: &mut String,
-        mut emit: impl FnMut(u32, u64, &[u8]) -> bool,
-    ) {
+    pub(crate) fn each(&self, text: &str, buffer: &mut String, mut emit: impl FnMut(u32, u64, &[u8]) -> bool) {
         self.segmenter.each(text, buffer, |token| {
             let hash = hash_token(token);
             let id = self.tokens.find(token, hash).map_or(UNK_ID, |id| id as u32);
@@ -120,27 +110,20 @@ impl WordVocabulary {
             )));
         }
         if !file.kind.is_word_vocabulary() {
-            return Err(unusable(format!(
-                "kind {:?} is no word vocabulary",
-                file.kind.name()
-            )));
+            return Err(unusable(format!("kind {:?} is no word vocabulary", file.kind.name())));
         }
         if file.vocabulary.len() > MAX_VOCABULARY {
             return Err(unusable(format!("more than {MAX_VOCABULARY} tokens")));
         }
         if file.vocabulary.get(..2) != Some(&[PAD.to_owned(), UNK.to_owned()]) {
-            return Err(unusable(format!(
-                "the vocabulary must begin with {PAD:?}, {UNK:?}"
-            )));
+            return Err(unusable(format!("the vocabulary must begin with {PAD:?}, {UNK:?}")));
         }
         let mut tokens = Interner::with_capacity(file.vocabulary.len());
         for (id, token) in file.vocabulary.iter().enumerate() {
             match tokens.insert(token.as_bytes(), hash_token(token.as_bytes())) {
                 Some(number) if number == id => {}
                 Some(first) => {
-                    return Err(unusable(format!(
-                        "token {token:?} has two ids, {first} and {id}"
-                    )));
+                    return Err(unusable(format!("token {token:?} has two ids, {first} and {id}")));
                 }
                 None => return Err(unusable("the tokens are longer than 4 GiB".to_owned())),
             }
@@ -155,11 +138,7 @@ impl WordVocabulary {
     }
 
     pub(crate) fn kind(&self) -> TokenizerKind {
-        if self.segmenter.words {
-            TokenizerKind::Words
-        } else {
-            TokenizerKind::Whitespace
-        }
+        if self.segmenter.words { TokenizerKind::Words } else { TokenizerKind::Whitespace }
     }
 }
 
@@ -178,13 +157,7 @@ pub(crate) fn count(seen: &mut Interner, counts: &mut Vec<u64>, token: &[u8]) ->
 /// The numbers of the strings that occur `min_count` times or more: most frequent first, then in
 /// byte order.
 pub(crate) fn by_frequency(seen: &Interner, counts: &[u64], min_count: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..counts.len())
-        .filter(|&i| counts[i] >= min_count)
-        .collect();
-    order.sort_unstable_by(|&a, &b| {
-        counts[b]
-            .cmp(&counts[a])
-            .then_with(|| seen.get(a).cmp(seen.get(b)))
-    });
+    let mut order: Vec<usize> = (0..counts.len()).filter(|&i| counts[i] >= min_count).collect();
+    order.sort_unstable_by(|&a, &b| counts[b].cmp(&counts[a]).then_with(|| seen.get(a).cmp(seen.get(b))));
     order
 }

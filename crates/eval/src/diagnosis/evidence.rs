@@ -45,28 +45,18 @@ pub struct DataFigures {
 impl Evidence {
     /// Gathers the figures of a report.
     pub fn of(report: &Report) -> Evidence {
-        let accuracy = report
-            .metrics
-            .iter()
-            .find(|metric| metric.name == "accuracy");
+        let accuracy = report.metrics.iter().find(|metric| metric.name == "accuracy");
         Evidence {
             labels: report.labels.clone(),
             matrix: report.confusion_matrix.clone(),
             calibration: report.calibration.clone(),
-            metrics: report
-                .metrics
-                .iter()
-                .map(|metric| metric.name.clone())
-                .collect(),
+            metrics: report.metrics.iter().map(|metric| metric.name.clone()).collect(),
             accuracy_half_width: accuracy
                 .and_then(|metric| metric.estimate.interval())
                 .map(|interval| interval.half_width()),
             train: report.train.clone(),
             history: report.history.clone(),
-            data: report
-                .data
-                .as_ref()
-                .map(|data| figures(data, &report.labels)),
+            data: report.data.as_ref().map(|data| figures(data, &report.labels)),
         }
     }
 
@@ -83,12 +73,7 @@ impl Evidence {
     /// Accuracy on the training side: of the finished model where it was measured, else the last
     /// one seen while training (lower, because of dropout, so the rules err towards silence).
     pub(super) fn train_accuracy(&self) -> Option<f64> {
-        let seen = || {
-            self.history
-                .iter()
-                .rev()
-                .find_map(|point| point.train_accuracy)
-        };
+        let seen = || self.history.iter().rev().find_map(|point| point.train_accuracy);
         self.train.get("accuracy").copied().or_else(seen)
     }
 
@@ -97,20 +82,13 @@ impl Evidence {
     pub(super) fn class_sizes(&self) -> (Vec<u64>, &'static str) {
         match &self.data {
             Some(data) if data.train.iter().sum::<u64>() > 0 => (data.train.clone(), "training"),
-            _ => (
-                (0..self.matrix.classes())
-                    .map(|c| self.matrix.support(c))
-                    .collect(),
-                "evaluated",
-            ),
+            _ => ((0..self.matrix.classes()).map(|c| self.matrix.support(c)).collect(), "evaluated"),
         }
     }
 
     /// Share of the largest class of the evaluated examples: what always guessing it would get.
     pub(super) fn majority(&self) -> f64 {
-        let largest = (0..self.matrix.classes())
-            .map(|class| self.matrix.support(class))
-            .max();
+        let largest = (0..self.matrix.classes()).map(|class| self.matrix.support(class)).max();
         largest.unwrap_or(0) as f64 / self.examples().max(1) as f64
     }
 
@@ -123,11 +101,7 @@ impl Evidence {
     /// Step and loss of every point at which the validation loss was measured.
     pub(super) fn validation_losses(&self) -> Vec<(u64, f64)> {
         let measured = |point: &HistoryPoint| Some((point.step, point.validation_loss?));
-        self.history
-            .iter()
-            .filter_map(measured)
-            .filter(|(_, loss)| loss.is_finite())
-            .collect()
+        self.history.iter().filter_map(measured).filter(|(_, loss)| loss.is_finite()).collect()
     }
 }
 
@@ -139,18 +113,11 @@ fn figures(data: &DataReport, labels: &[String]) -> DataFigures {
         side("train")?.classes.get(class).copied()
     };
     let leaked = |dropped: bool| -> u64 {
-        data.leakage
-            .iter()
-            .filter(|leak| leak.dropped == dropped)
-            .map(|leak| leak.rows)
-            .sum()
+        data.leakage.iter().filter(|leak| leak.dropped == dropped).map(|leak| leak.rows).sum()
     };
     DataFigures {
         train: match side("train") {
-            Some(_) => labels
-                .iter()
-                .map(|label| size(label).unwrap_or(0))
-                .collect(),
+            Some(_) => labels.iter().map(|label| size(label).unwrap_or(0)).collect(),
             None => Vec::new(),
         },
         validation: side("validation").map_or(0, |side| side.rows),

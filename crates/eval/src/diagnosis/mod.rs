@@ -121,17 +121,8 @@ impl Finding {
         advice: impl Into<String>,
         figures: &[(&str, f64)],
     ) -> Finding {
-        let figures = figures
-            .iter()
-            .map(|&(name, value)| (name.to_string(), value))
-            .collect();
-        Finding {
-            kind,
-            severity,
-            sentence,
-            advice: advice.into(),
-            figures,
-        }
+        let figures = figures.iter().map(|&(name, value)| (name.to_string(), value)).collect();
+        Finding { kind, severity, sentence, advice: advice.into(), figures }
     }
 }
 
@@ -149,11 +140,7 @@ fn percent(share: f64) -> String {
 
 /// A number of things, with its plural: `1 example`, `1,200 examples`.
 fn count(number: u64, one: &str) -> String {
-    format!(
-        "{} {one}{}",
-        crate::report::grouped(number),
-        if number == 1 { "" } else { "s" }
-    )
+    format!("{} {one}{}", crate::report::grouped(number), if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -81,10 +81,7 @@ pub enum MetricError {
         because: String,
     },
     /// No metric has this name.
-    #[error(
-        "there is no metric {name:?}{}; known are {known}",
-        did_you_mean(nearest)
-    )]
+    #[error("there is no metric {name:?}{}; known are {known}", did_you_mean(nearest))]
     Unknown {
         /// The name asked for.
         name: String,
@@ -97,9 +94,7 @@ pub enum MetricError {
 
 impl MetricError {
     pub(crate) fn undefined(because: impl Into<String>) -> MetricError {
-        MetricError::Undefined {
-            because: because.into(),
-        }
+        MetricError::Undefined { because: because.into() }
     }
 }
 
@@ -146,23 +141,18 @@ const fn gather() -> [Metric; COUNT] {
 /// # Errors
 /// [`MetricError::Unknown`] names the nearest metric and lists them all.
 pub fn find(name: &str) -> Result<&'static Metric, MetricError> {
-    ALL.iter()
-        .find(|metric| metric.name == name)
-        .ok_or_else(|| {
-            let names = || ALL.iter().map(|metric| metric.name);
-            MetricError::Unknown {
-                name: name.to_string(),
-                nearest: tidemill_data::nearest(name, names()).map(str::to_string),
-                known: names().collect::<Vec<_>>().join(", "),
-            }
-        })
+    ALL.iter().find(|metric| metric.name == name).ok_or_else(|| {
+        let names = || ALL.iter().map(|metric| metric.name);
+        MetricError::Unknown {
+            name: name.to_string(),
+            nearest: tidemill_data::nearest(name, names()).map(str::to_string),
+            known: names().collect::<Vec<_>>().join(", "),
+        }
+    })
 }
 
 fn did_you_mean(nearest: &Option<String>) -> String {
-    nearest
-        .as_ref()
-        .map(|name| format!(", did you mean {name:?}?"))
-        .unwrap_or_default()
+    nearest.as_ref().map(|name| format!(", did you mean {name:?}?")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -173,12 +163,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_summaries_are_sentences() {
         for (at, metric) in ALL.iter().enumerate() {
-            assert!(
-                ALL.iter()
-                    .skip(at + 1)
-                    .all(|other| other.name != metric.name),
-                "{metric:?}"
-            );
+            assert!(ALL.iter().skip(at + 1).all(|other| other.name != metric.name), "{metric:?}");
             assert!(metric.summary.ends_with('.'), "{metric:?}");
         }
     }

@@ -91,9 +91,7 @@ impl Estimate {
         match result {
             Ok(value) => Estimate::Defined { value, interval },
             Err(MetricError::Undefined { because }) => Estimate::Undefined { undefined: because },
-            Err(other) => Estimate::Undefined {
-                undefined: other.to_string(),
-            },
+            Err(other) => Estimate::Undefined { undefined: other.to_string() },
         }
     }
 }
@@ -250,11 +248,7 @@ impl Report {
 
     /// The value of a metric in this report; none when it is not in it, or undefined.
     pub fn value(&self, name: &str) -> Option<f64> {
-        self.metrics
-            .iter()
-            .find(|metric| metric.name == name)?
-            .estimate
-            .value()
+        self.metrics.iter().find(|metric| metric.name == name)?.estimate.value()
     }
 
     /// The JSON form, indented, ending in a newline. The same report gives the same bytes.
@@ -292,16 +286,9 @@ pub enum HtmlError {
 }
 
 /// Intervals of the chosen metrics, then of precision, recall and F1 of each class and average.
-fn intervals(
-    predictions: &Predictions,
-    chosen: &[&Metric],
-    bootstrap: Bootstrap,
-) -> Vec<Option<Interval>> {
+fn intervals(predictions: &Predictions, chosen: &[&Metric], bootstrap: Bootstrap) -> Vec<Option<Interval>> {
     bootstrap.intervals(predictions, |resample| {
-        let mut values: Vec<Option<f64>> = chosen
-            .iter()
-            .map(|metric| resample.compute(metric))
-            .collect();
+        let mut values: Vec<Option<f64>> = chosen.iter().map(|metric| resample.compute(metric)).collect();
         for one in precisions_and_recalls(resample.matrix()) {
             values.extend([Some(one.precision), Some(one.recall), Some(one.f)]);
         }
@@ -309,11 +296,8 @@ fn intervals(
     })
 }
 
-const AVERAGES: [(&str, Average); 3] = [
-    ("macro average", Average::Macro),
-    ("weighted average", Average::Weighted),
-    ("micro average", Average::Micro),
-];
+const AVERAGES: [(&str, Average); 3] =
+    [("macro average", Average::Macro), ("weighted average", Average::Weighted), ("micro average", Average::Micro)];
 
 fn precisions_and_recalls(matrix: &ConfusionMatrix) -> Vec<PrecisionRecall> {
     let classes = (0..matrix.classes()).map(|class| precision_recall::of_class(matrix, class, 1.0));
@@ -322,15 +306,8 @@ fn precisions_and_recalls(matrix: &ConfusionMatrix) -> Vec<PrecisionRecall> {
 }
 
 /// One row a class, then one an average.
-fn rows(
-    matrix: &ConfusionMatrix,
-    labels: &[String],
-    mut next: impl FnMut() -> Option<Interval>,
-) -> Vec<ClassRow> {
-    let names = labels
-        .iter()
-        .map(String::as_str)
-        .chain(AVERAGES.map(|(name, _)| name));
+fn rows(matrix: &ConfusionMatrix, labels: &[String], mut next: impl FnMut() -> Option<Interval>) -> Vec<ClassRow> {
+    let names = labels.iter().map(String::as_str).chain(AVERAGES.map(|(name, _)| name));
     names
         .zip(precisions_and_recalls(matrix))
         .enumerate()
@@ -360,10 +337,7 @@ fn curves(predictions: &Predictions) -> Vec<ClassCurves> {
             roc: thin(roc::curve(predictions, class).unwrap_or_default()),
             precision_recall: thin(precision_recall::curve(predictions, class).unwrap_or_default()),
             roc_auc: Estimate::of(roc::class_auc(predictions, class), None),
-            average_precision: Estimate::of(
-                metrics::average_precision::of_class(predictions, class),
-                None,
-            ),
+            average_precision: Estimate::of(metrics::average_precision::of_class(predictions, class), None),
         })
         .collect()
 }
@@ -374,9 +348,7 @@ fn thin<T: Copy>(points: Vec<T>) -> Vec<T> {
         return points;
     }
     let last = points.len() - 1;
-    (0..CURVE_POINTS)
-        .map(|at| points[at * last / (CURVE_POINTS - 1)])
-        .collect()
+    (0..CURVE_POINTS).map(|at| points[at * last / (CURVE_POINTS - 1)]).collect()
 }
 
 fn mistakes(
@@ -385,11 +357,8 @@ fn mistakes(
     shown: impl Fn(usize) -> Option<Shown>,
 ) -> Vec<Mistake> {
     let (targets, predicted) = (predictions.targets(), predictions.predicted());
-    let mut wrong: Vec<(usize, f64)> = predictions
-        .confidences()
-        .enumerate()
-        .filter(|&(example, _)| targets[example] != predicted[example])
-        .collect();
+    let mut wrong: Vec<(usize, f64)> =
+        predictions.confidences().enumerate().filter(|&(example, _)| targets[example] != predicted[example]).collect();
     wrong.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let mistake = |(example, confidence): (usize, f64)| {
         let Shown { row, text } = shown(example)?;
@@ -402,22 +371,14 @@ fn mistakes(
             target_probability: predictions.row(example)[targets[example]],
         })
     };
-    wrong
-        .into_iter()
-        .take(config.mistakes)
-        .filter_map(mistake)
-        .collect()
+    wrong.into_iter().take(config.mistakes).filter_map(mistake).collect()
 }
 
 /// The first characters of a text on one line without control characters, with an ellipsis where it
 /// was cut.
 fn cut(text: &str, characters: usize) -> String {
     let visible = |c: char| {
-        if c.is_control() && !c.is_whitespace() {
-            '\u{fffd}'
-        } else {
-            c
-        }
+        if c.is_control() && !c.is_whitespace() { '\u{fffd}' } else { c }
     };
     let line: String = text.chars().map(visible).collect();
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");

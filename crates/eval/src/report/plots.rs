@@ -45,27 +45,16 @@ pub(super) struct Line {
     pub(super) dots: bool,
 }
 
-fn svg(
-    plot: &'static str,
-    size: (u32, u32),
-    draw: impl FnOnce(&Drawing<'_>) -> Drawn,
-) -> Result<String, HtmlError> {
+fn svg(plot: &'static str, size: (u32, u32), draw: impl FnOnce(&Drawing<'_>) -> Drawn) -> Result<String, HtmlError> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        let failed = |error: DrawingAreaErrorKind<_>| HtmlError::Plot {
-            plot,
-            why: error.to_string(),
-        };
+        let failed = |error: DrawingAreaErrorKind<_>| HtmlError::Plot { plot, why: error.to_string() };
         draw(&area).map_err(failed)?;
         area.present().map_err(failed)?;
     }
     // A role and a name, for those who listen to the page.
-    Ok(text.replacen(
-        "<svg ",
-        &format!("<svg role=\"img\" aria-label=\"{plot}\" "),
-        1,
-    ))
+    Ok(text.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{plot}\" "), 1))
 }
 
 fn label_font() -> TextStyle<'static> {
@@ -121,11 +110,7 @@ fn lines(
 /// ROC curves of the report's classes, in their order.
 pub(super) fn roc(report: &Report) -> Result<String, HtmlError> {
     let of = |curve: &super::ClassCurves| -> Vec<(f64, f64)> {
-        curve
-            .roc
-            .iter()
-            .map(|p| (p.false_positive_rate, p.true_positive_rate))
-            .collect()
+        curve.roc.iter().map(|p| (p.false_positive_rate, p.true_positive_rate)).collect()
     };
     let axes = ("false positive rate", "true positive rate");
     lines("ROC curves", axes, UNIT, true, &class_lines(report, of))
@@ -134,32 +119,16 @@ pub(super) fn roc(report: &Report) -> Result<String, HtmlError> {
 /// Precision-recall curves of the report's classes, in their order.
 pub(super) fn precision_recall(report: &Report) -> Result<String, HtmlError> {
     let of = |curve: &super::ClassCurves| -> Vec<(f64, f64)> {
-        curve
-            .precision_recall
-            .iter()
-            .map(|p| (p.recall, p.precision))
-            .collect()
+        curve.precision_recall.iter().map(|p| (p.recall, p.precision)).collect()
     };
-    lines(
-        "precision-recall curves",
-        ("recall", "precision"),
-        UNIT,
-        false,
-        &class_lines(report, of),
-    )
+    lines("precision-recall curves", ("recall", "precision"), UNIT, false, &class_lines(report, of))
 }
 
 const UNIT: ((f64, f64), (f64, f64)) = ((0.0, 1.0), (0.0, 1.0));
 
 fn class_lines(report: &Report, of: impl Fn(&super::ClassCurves) -> Vec<(f64, f64)>) -> Vec<Line> {
     let curves = report.curves.iter().take(SERIES).enumerate();
-    curves
-        .map(|(colour, curve)| Line {
-            points: of(curve),
-            colour,
-            dots: false,
-        })
-        .collect()
+    curves.map(|(colour, curve)| Line { points: of(curve), colour, dots: false }).collect()
 }
 
 /// What a line shows of each point of the history, where it has it.
@@ -167,11 +136,7 @@ pub(super) type Value<'a> = &'a dyn Fn(&HistoryPoint) -> Option<f64>;
 
 /// One value of the history over its steps, drawn in the colour of its place. Empty series are
 /// fine.
-pub(super) fn history(
-    plot: &'static str,
-    report: &Report,
-    values: &[Value<'_>],
-) -> Result<String, HtmlError> {
+pub(super) fn history(plot: &'static str, report: &Report, values: &[Value<'_>]) -> Result<String, HtmlError> {
     let drawn: Vec<Line> = values
         .iter()
         .enumerate()
@@ -181,33 +146,18 @@ pub(super) fn history(
                 Some((point.step as f64, value))
             };
             let points: Vec<(f64, f64)> = report.history.iter().filter_map(point).collect();
-            Line {
-                dots: points.len() <= 30,
-                points,
-                colour,
-            }
+            Line { dots: points.len() <= 30, points, colour }
         })
         .collect();
-    let x = span(
-        drawn
-            .iter()
-            .flat_map(|line| line.points.iter().map(|point| point.0)),
-        0.0,
-    );
-    let y = span(
-        drawn
-            .iter()
-            .flat_map(|line| line.points.iter().map(|point| point.1)),
-        0.06,
-    );
+    let x = span(drawn.iter().flat_map(|line| line.points.iter().map(|point| point.0)), 0.0);
+    let y = span(drawn.iter().flat_map(|line| line.points.iter().map(|point| point.1)), 0.06);
     lines(plot, ("step", ""), (x, y), false, &drawn)
 }
 
 /// The range of some values with a margin on both sides; never empty.
 fn span(values: impl Iterator<Item = f64>, margin: f64) -> (f64, f64) {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(value), high.max(value))
-    });
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     match high - low {
         width if width > 0.0 => (low - margin * width, high + margin * width),
         _ if low.is_finite() => {
@@ -222,13 +172,7 @@ fn span(values: impl Iterator<Item = f64>, margin: f64) -> (f64, f64) {
 /// along the foot.
 pub(super) fn reliability(calibration: &Calibration) -> Result<String, HtmlError> {
     svg("reliability diagram", SIZE, |area| {
-        let most = calibration
-            .bins
-            .iter()
-            .map(|bin| bin.count)
-            .max()
-            .unwrap_or(1)
-            .max(1) as f64;
+        let most = calibration.bins.iter().map(|bin| bin.count).max().unwrap_or(1).max(1) as f64;
         let (upper, lower) = area.split_vertically(238);
         let mut chart = ChartBuilder::on(&upper)
             .margin(8)
@@ -250,8 +194,7 @@ pub(super) fn reliability(calibration: &Calibration) -> Result<String, HtmlError
         for bin in calibration.bins.iter().filter(|bin| bin.count > 0) {
             let inset = 0.08 * (bin.upper - bin.lower);
             let (left, right) = (bin.lower + inset, bin.upper - inset);
-            let bar =
-                |from, to, style: ShapeStyle| Rectangle::new([(left, from), (right, to)], style);
+            let bar = |from, to, style: ShapeStyle| Rectangle::new([(left, from), (right, to)], style);
             chart.draw_series([
                 bar(0.0, bin.accuracy, series(0).mix(0.85).filled()),
                 bar(bin.accuracy, bin.confidence, series(1).mix(0.35).filled()),
@@ -280,10 +223,7 @@ pub(super) fn reliability(calibration: &Calibration) -> Result<String, HtmlError
             .draw()?;
         for bin in &calibration.bins {
             let inset = 0.08 * (bin.upper - bin.lower);
-            let corners = [
-                (bin.lower + inset, 0.0),
-                (bin.upper - inset, bin.count as f64),
-            ];
+            let corners = [(bin.lower + inset, 0.0), (bin.upper - inset, bin.count as f64)];
             counts.draw_series([Rectangle::new(corners, FAINT.filled())])?;
         }
         Ok(())
@@ -293,43 +233,26 @@ pub(super) fn reliability(calibration: &Calibration) -> Result<String, HtmlError
 /// Cells shaded by the share of their row, with their counts.
 pub(super) fn heat_map(matrix: &ConfusionMatrix, labels: &[String]) -> Result<String, HtmlError> {
     let classes = matrix.classes() as i32;
-    let longest = labels
-        .iter()
-        .map(|label| label.chars().count().min(14))
-        .max()
-        .unwrap_or(0);
+    let longest = labels.iter().map(|label| label.chars().count().min(14)).max().unwrap_or(0);
     let (left, top) = (22 + 7 * longest as i32, 34);
     let cell = (320 / classes).clamp(18, 96);
     let width = left + cell * classes + 8;
     let height = top + cell * classes + 30;
     svg("confusion matrix", (width as u32, height as u32), |area| {
-        let text =
-            |text: String, at: (i32, i32), anchor: (HPos, VPos), colour: &RGBColor, size: i32| {
-                use plotters::style::text_anchor::Pos;
-                let font = ("sans-serif", size).into_font().color(colour);
-                area.draw(&Text::new(text, at, font.pos(Pos::new(anchor.0, anchor.1))))
-            };
+        let text = |text: String, at: (i32, i32), anchor: (HPos, VPos), colour: &RGBColor, size: i32| {
+            use plotters::style::text_anchor::Pos;
+            let font = ("sans-serif", size).into_font().color(colour);
+            area.draw(&Text::new(text, at, font.pos(Pos::new(anchor.0, anchor.1))))
+        };
         let font = if cell >= 40 { 14 } else { 10 };
         let column_characters = (cell / 7).max(2) as usize;
         for (row, counts) in matrix.rows().enumerate() {
             let y = top + cell * row as i32;
             let label = labels.get(row).map_or("", String::as_str);
             let middle = (left - 8, y + cell / 2);
-            text(
-                clip(label, 14),
-                middle,
-                (HPos::Right, VPos::Center),
-                &INK,
-                12,
-            )?;
+            text(clip(label, 14), middle, (HPos::Right, VPos::Center), &INK, 12)?;
             let above = (left + cell * row as i32 + cell / 2, top - 10);
-            text(
-                clip(label, column_characters),
-                above,
-                (HPos::Center, VPos::Center),
-                &INK,
-                12,
-            )?;
+            text(clip(label, column_characters), above, (HPos::Center, VPos::Center), &INK, 12)?;
             let total = counts.iter().sum::<u64>().max(1) as f64;
             for (column, &count) in counts.iter().enumerate() {
                 let x = left + cell * column as i32;
@@ -341,24 +264,12 @@ pub(super) fn heat_map(matrix: &ConfusionMatrix, labels: &[String]) -> Result<St
                 let ink = if share > 0.55 { ON_ACCENT } else { INK };
                 if count > 0 || classes <= 8 {
                     let middle = (x + cell / 2, y + cell / 2);
-                    text(
-                        brief(count),
-                        middle,
-                        (HPos::Center, VPos::Center),
-                        &ink,
-                        font,
-                    )?;
+                    text(brief(count), middle, (HPos::Center, VPos::Center), &ink, font)?;
                 }
             }
         }
         let foot = (left + cell * classes / 2, top + cell * classes + 16);
-        text(
-            "rows: truth, columns: prediction".into(),
-            foot,
-            (HPos::Center, VPos::Center),
-            &INK,
-            12,
-        )
+        text("rows: truth, columns: prediction".into(), foot, (HPos::Center, VPos::Center), &INK, 12)
     })
 }
 
@@ -367,11 +278,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 /// The first characters of a label.
 fn clip(label: &str, characters: usize) -> String {
     match label.char_indices().nth(characters) {
-        Some(_) => label
-            .chars()
-            .take(characters.saturating_sub(1))
-            .chain(['…'])
-            .collect(),
+        Some(_) => label.chars().take(characters.saturating_sub(1)).chain(['…']).collect(),
         None => label.to_string(),
     }
 }
@@ -387,11 +294,7 @@ fn brief(count: u64) -> String {
 
 /// A number with the digits that a range of this width needs.
 fn short(value: f64, width: f64) -> String {
-    let value = if value.abs() < width * 1e-9 {
-        0.0
-    } else {
-        value
-    };
+    let value = if value.abs() < width * 1e-9 { 0.0 } else { value };
     match width {
         width if width >= 1e6 => format!("{:.1}M", value / 1e6),
         width if width >= 1e4 => format!("{:.0}k", value / 1e3),
@@ -410,18 +313,9 @@ mod tests {
 
     #[test]
     fn a_range_is_never_empty() {
-        for values in [
-            vec![],
-            vec![0.0],
-            vec![3.0, 3.0],
-            vec![-2.0],
-            vec![1.0, 2.0],
-        ] {
+        for values in [vec![], vec![0.0], vec![3.0, 3.0], vec![-2.0], vec![1.0, 2.0]] {
             let (low, high) = span(values.iter().copied(), 0.05);
-            assert!(
-                low < high && low.is_finite() && high.is_finite(),
-                "{values:?}"
-            );
+            assert!(low < high && low.is_finite() && high.is_finite(), "{values:?}");
         }
     }
 

@@ -19,24 +19,10 @@ const WIDTH: usize = 100;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.name.is_empty() {
-            "Evaluation"
-        } else {
-            &self.name
-        };
-        let side = if self.side.is_empty() {
-            String::new()
-        } else {
-            format!(" on {}", self.side)
-        };
+        let name = if self.name.is_empty() { "Evaluation" } else { &self.name };
+        let side = if self.side.is_empty() { String::new() } else { format!(" on {}", self.side) };
         let examples = grouped(self.examples as u64);
-        writeln!(
-            f,
-            "{}{}: {examples} examples, {} labels",
-            plain(name),
-            plain(&side),
-            self.labels.len()
-        )?;
+        writeln!(f, "{}{}: {examples} examples, {} labels", plain(name), plain(&side), self.labels.len())?;
         metrics(self, f)?;
         classes(self, f)?;
         confusion(self, f)?;
@@ -51,23 +37,15 @@ fn metrics(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for metric in &report.metrics {
         let (value, interval) = match &metric.estimate {
             Estimate::Defined { value, .. } => (format!("{value:.4}"), interval(&metric.estimate)),
-            Estimate::Undefined { undefined } => {
-                (format!("undefined, because {undefined}"), String::new())
-            }
+            Estimate::Undefined { undefined } => (format!("undefined, because {undefined}"), String::new()),
         };
         table.row([metric.name.clone(), value, interval]);
     }
     write!(f, "\n{table}")?;
     if report.bootstrap.resamples > 0 && !report.metrics.is_empty() {
-        let (share, times) = (
-            100.0 * report.bootstrap.confidence,
-            report.bootstrap.resamples,
-        );
+        let (share, times) = (100.0 * report.bootstrap.confidence, report.bootstrap.resamples);
         let times = grouped(times as u64);
-        writeln!(
-            f,
-            "  in brackets: {share} % intervals, percentile bootstrap of {times} resamples"
-        )?;
+        writeln!(f, "  in brackets: {share} % intervals, percentile bootstrap of {times} resamples")?;
     }
     Ok(())
 }
@@ -87,30 +65,18 @@ fn classes(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn class_row(row: &ClassRow) -> [String; 5] {
     let cell = |estimate: &Estimate| match estimate {
-        Estimate::Defined { value, .. } => format!("{value:.3} {}", interval(estimate))
-            .trim_end()
-            .to_string(),
+        Estimate::Defined { value, .. } => format!("{value:.3} {}", interval(estimate)).trim_end().to_string(),
         Estimate::Undefined { .. } => "undefined".to_string(),
     };
     let support = grouped(row.support);
-    [
-        short(&row.name, LABEL),
-        support,
-        cell(&row.precision),
-        cell(&row.recall),
-        cell(&row.f1),
-    ]
+    [short(&row.name, LABEL), support, cell(&row.precision), cell(&row.recall), cell(&row.f1)]
 }
 
 fn confusion(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if report.labels.len() > MATRIX_LABELS {
         let mut table = Table::new("r l");
         for pair in confused_pairs(report, 20) {
-            let what = format!(
-                "{} taken for {}",
-                short(&pair.target, LABEL),
-                short(&pair.predicted, LABEL)
-            );
+            let what = format!("{} taken for {}", short(&pair.target, LABEL), short(&pair.predicted, LABEL));
             table.row([grouped(pair.count), what]);
         }
         return write!(f, "\nMost often confused\n{table}");
@@ -121,10 +87,7 @@ fn confusion(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (label, counts) in labels.zip(report.confusion_matrix.rows()) {
         table.row(std::iter::once(label).chain(counts.iter().map(|&count| grouped(count))));
     }
-    write!(
-        f,
-        "\nConfusion matrix (rows: truth, columns: prediction)\n{table}"
-    )
+    write!(f, "\nConfusion matrix (rows: truth, columns: prediction)\n{table}")
 }
 
 fn calibration(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,10 +103,7 @@ fn calibration(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         ]);
     }
     let (expected, maximum) = (calibration.expected_error, calibration.maximum_error);
-    write!(
-        f,
-        "\nCalibration: expected error {expected:.4}, largest {maximum:.4}\n{table}"
-    )
+    write!(f, "\nCalibration: expected error {expected:.4}, largest {maximum:.4}\n{table}")
 }
 
 fn mistakes(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,16 +112,8 @@ fn mistakes(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     writeln!(f, "\nMost confident mistakes")?;
     for mistake in &report.mistakes {
-        let (said, is) = (
-            short(&mistake.predicted, LABEL),
-            short(&mistake.target, LABEL),
-        );
-        writeln!(
-            f,
-            "  {:.3}  {said}, but it is {is}  ({})",
-            mistake.confidence,
-            plain(&mistake.row)
-        )?;
+        let (said, is) = (short(&mistake.predicted, LABEL), short(&mistake.target, LABEL));
+        writeln!(f, "  {:.3}  {said}, but it is {is}  ({})", mistake.confidence, plain(&mistake.row))?;
         writeln!(f, "         {}", short(&mistake.text, TEXT))?;
     }
     Ok(())
@@ -174,10 +126,7 @@ fn diagnosis(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "\nDiagnosis")?;
     for finding in &report.diagnosis {
         writeln!(f, "  {} ({})", finding.kind, finding.severity)?;
-        for line in wrapped(&finding.sentence)
-            .iter()
-            .chain(&wrapped(&format!("→ {}", finding.advice)))
-        {
+        for line in wrapped(&finding.sentence).iter().chain(&wrapped(&format!("→ {}", finding.advice))) {
             writeln!(f, "    {line}")?;
         }
     }
@@ -197,10 +146,7 @@ pub(super) fn confused_pairs(report: &Report, most: usize) -> Vec<ConfusedPair> 
     let matrix = &report.confusion_matrix;
     let mut pairs: Vec<(u64, usize, usize)> = Vec::new();
     for (target, counts) in matrix.rows().enumerate() {
-        let wrong = counts
-            .iter()
-            .enumerate()
-            .filter(|&(predicted, &n)| predicted != target && n > 0);
+        let wrong = counts.iter().enumerate().filter(|&(predicted, &n)| predicted != target && n > 0);
         pairs.extend(wrong.map(|(predicted, &count)| (count, target, predicted)));
     }
     pairs.sort_by_key(|&(count, target, predicted)| (std::cmp::Reverse(count), target, predicted));
@@ -208,20 +154,13 @@ pub(super) fn confused_pairs(report: &Report, most: usize) -> Vec<ConfusedPair> 
     pairs
         .into_iter()
         .take(most)
-        .map(|(count, target, predicted)| ConfusedPair {
-            target: label(target),
-            predicted: label(predicted),
-            count,
-        })
+        .map(|(count, target, predicted)| ConfusedPair { target: label(target), predicted: label(predicted), count })
         .collect()
 }
 
 /// `[0.780, 0.834]`, or nothing.
 fn interval(estimate: &Estimate) -> String {
-    estimate
-        .interval()
-        .map(|i| format!("[{:.3}, {:.3}]", i.lower, i.upper))
-        .unwrap_or_default()
+    estimate.interval().map(|i| format!("[{:.3}, {:.3}]", i.lower, i.upper)).unwrap_or_default()
 }
 
 /// `12345` as `12,345`.
@@ -239,19 +178,13 @@ pub(crate) fn grouped(number: u64) -> String {
 
 /// A text without control characters: what data holds must not steer a terminal.
 fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The first characters of a text, without control characters.
 fn short(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {
-        Some(_) => plain(text)
-            .chars()
-            .take(characters - 1)
-            .chain(['…'])
-            .collect(),
+        Some(_) => plain(text).chars().take(characters - 1).chain(['…']).collect(),
         None => plain(text),
     }
 }
@@ -279,10 +212,7 @@ struct Table {
 
 impl Table {
     fn new(columns: &str) -> Table {
-        Table {
-            right: columns.split(' ').map(|column| column == "r").collect(),
-            rows: Vec::new(),
-        }
+        Table { right: columns.split(' ').map(|column| column == "r").collect(), rows: Vec::new() }
     }
 
     fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -303,11 +233,7 @@ impl fmt::Display for Table {
                 true => format!("{cell:>width$}"),
                 false => format!("{cell:<width$}"),
             });
-            writeln!(
-                f,
-                "{}",
-                format!("  {}", padded.collect::<Vec<_>>().join("  ")).trim_end()
-            )?;
+            writeln!(f, "{}", format!("  {}", padded.collect::<Vec<_>>().join("  ")).trim_end())?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::{Architecture, Check, Common, TextClassifier, defaults, read_config};
 use crate::error::ModelError;
 use crate::init::Init;
-use crate::layers::{EmbeddingBag, Linear, dropout};
+use crate::layers::{BagPooling, EmbeddingBag, Linear, dropout};
 use crate::parameters::Path;
 use crate::text_input::TextInput;
 
@@ -30,6 +30,8 @@ const NAME: &str = "bag_of_embeddings";
 pub struct BagOfEmbeddingsConfig {
     /// Width of the token vectors. Default 100.
     pub embedding_dim: i64,
+    /// `mean` (default), or `square_root`: the sum over the square root of the number of vectors.
+    pub pooling: BagPooling,
     /// Units of a hidden ReLU layer; 0, the default, for none.
     pub hidden_dim: i64,
     /// Dropout on the mean and on the hidden layer. Default 0.
@@ -44,6 +46,7 @@ impl Default for BagOfEmbeddingsConfig {
     fn default() -> Self {
         BagOfEmbeddingsConfig {
             embedding_dim: 100,
+            pooling: BagPooling::Mean,
             hidden_dim: 0,
             dropout: 0.0,
             embedding_init: Init::Uniform { low: -0.01, high: 0.01 },
@@ -83,7 +86,7 @@ impl BagOfEmbeddings {
     pub fn new(path: &Path, config: &Map<String, Value>) -> Result<Self, ModelError> {
         let (common, own) = BagOfEmbeddingsConfig::read(config)?;
         let width = own.embedding_dim;
-        let embedding = EmbeddingBag::new(&path.sub("embedding"), common.vocab_size, width, own.embedding_init)?;
+        let embedding = EmbeddingBag::new(&path.sub("embedding"), common.vocab_size, width, own.pooling, own.embedding_init)?;
         let (hidden, width) = if own.hidden_dim == 0 {
             (None, width)
         } else {

@@ -11,7 +11,7 @@ use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::{AttentionPooling, Cell, Embedding, Linear, Recurrent, dropout, max_over_time, mean_over_time};
 use crate::parameters::Path;
-use crate::text_input::TextInput;
+use crate::text_input::{Layout, TextInput};
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -94,6 +94,7 @@ impl RecurrentConfig {
 #[derive(Debug)]
 pub struct RecurrentClassifier {
     embedding: Embedding,
+    num_tokens: i64,
     recurrent: Recurrent,
     pooling: Pooling,
     classifier: Linear,
@@ -133,6 +134,7 @@ impl RecurrentClassifier {
         };
         Ok(RecurrentClassifier {
             embedding,
+            num_tokens: common.num_tokens,
             recurrent,
             pooling,
             classifier: Linear::new(&path.sub("classifier"), features, common.num_labels, own.init)?,
@@ -144,9 +146,10 @@ impl RecurrentClassifier {
 
 impl TextClassifier for RecurrentClassifier {
     fn forward(&self, input: &TextInput, train: bool) -> Result<Tensor, ModelError> {
+        let input = input.tokens(self.num_tokens);
         let lengths = input.lengths_if_padded()?;
         let mask = input.mask()?; // [batch, time]
-        let vectors = self.embedding.forward(&input.padded_time_first()?)?; // [time, batch, embedding_dim]
+        let vectors = self.embedding.positions(&input, Layout::TimeFirst)?; // [time, batch, embedding_dim]
         let vectors = dropout(vectors, self.embedding_dropout, train)?;
         let hidden = self.recurrent.forward(vectors, lengths.as_ref(), train)?; // [time, batch, 2 · hidden_dim]
         let pooled = match &self.pooling {

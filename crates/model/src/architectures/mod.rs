@@ -1,17 +1,12 @@
-//! The registry of text classifiers. One more is one new file with its `mod` line, one line in [`ALL`], and one fixture
-//! in `tests/fixtures`. Owns the keys that every `config.json` has; each architecture owns its own keys, their defaults
+//! The registry of text classifiers. One more is one new file, one line in the list below, and one fixture in
+//! `tests/fixtures`. Owns the keys that every `config.json` has; each architecture owns its own keys, their defaults
 //! and its forward.
-
-pub mod bag_of_embeddings;
-pub mod bigru;
-pub mod bilstm;
-pub mod text_cnn;
-pub mod transformer;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tch::Tensor;
+use tidemill_data::Encoder;
 
 use crate::error::ModelError;
 use crate::parameters::Path;
@@ -43,14 +38,22 @@ pub struct Architecture {
     pub check: fn(&Map<String, Value>) -> Result<(), ModelError>,
 }
 
-/// Every architecture.
-pub static ALL: &[Architecture] = &[
-    bag_of_embeddings::ARCHITECTURE,
-    text_cnn::ARCHITECTURE,
-    bilstm::ARCHITECTURE,
-    bigru::ARCHITECTURE,
-    transformer::ARCHITECTURE,
-];
+/// Declares the files of this folder and lists what they register.
+macro_rules! registry {
+    ($($file:ident),* $(,)?) => {
+        $(pub mod $file;)*
+        /// Every architecture.
+        pub static ALL: &[Architecture] = &[$($file::ARCHITECTURE),*];
+    };
+}
+
+registry! {
+    bag_of_embeddings,
+    text_cnn,
+    bilstm,
+    bigru,
+    transformer,
+}
 
 /// The architecture of this name.
 ///
@@ -95,11 +98,11 @@ pub fn build(path: &Path, config: &Map<String, Value>) -> Result<Box<dyn TextCla
 ///
 /// # Example
 /// ```
-/// use tidemill_model::architectures;
+/// use tidemill_model::architectures::{self, Vocabulary};
 ///
 /// let keys = serde_json::from_str(r#"{"filters": 50}"#)?;
 /// let labels = ["negative".to_string(), "positive".to_string()];
-/// let config = architectures::complete_config("text_cnn", &keys, 20_000, 0, &labels)?;
+/// let config = architectures::complete_config("text_cnn", &keys, Vocabulary::of_tokens(20_000), &labels)?;
 /// assert_eq!(config["filters"], 50);
 /// assert_eq!(config["embedding_dim"], 128);
 /// assert_eq!(config["id2label"]["1"], "positive");
@@ -108,8 +111,7 @@ pub fn build(path: &Path, config: &Map<String, Value>) -> Result<Box<dyn TextCla
 pub fn complete_config(
     architecture: &str,
     keys: &Map<String, Value>,
-    vocab_size: usize,
-    pad_token_id: u32,
+    vocabulary: Vocabulary,
     labels: &[String],
 ) -> Result<Map<String, Value>, ModelError> {
     let found = find(architecture)?;
@@ -119,9 +121,10 @@ pub fn complete_config(
         labels.iter().enumerate().map(|(id, label)| (label.clone(), json!(id))).collect();
     let mut config = Map::new();
     config.insert("model_type".to_string(), json!(found.name));
-    config.insert("vocab_size".to_string(), json!(vocab_size));
+    config.insert("vocab_size".to_string(), json!(vocabulary.size));
+    config.insert("num_tokens".to_string(), json!(vocabulary.tokens));
     config.insert("num_labels".to_string(), json!(labels.len()));
-    config.insert("pad_token_id".to_string(), json!(pad_token_id));
+    config.insert("pad_token_id".to_string(), json!(vocabulary.pad_id));
     config.insert("id2label".to_string(), Value::Object(id2label));
     config.insert("label2id".to_string(), Value::Object(label2id));
     config.extend((found.defaults)());
@@ -135,14 +138,40 @@ pub fn complete_config(
     Ok(config)
 }
 
+/// The ids that texts become: what an architecture must know of the tokeniser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// Rows of the embedding table: tokens and the buckets of hashed n-grams.
+    pub size: usize,
+    /// Ids below this one are tokens.
+    pub tokens: usize,
+    /// The padding token's id.
+    pub pad_id: u32,
+}
+
+impl Vocabulary {
+    /// The encoder's.
+    pub fn of(encoder: &Encoder) -> Vocabulary {
+        Vocabulary { size: encoder.vocab_size(), tokens: encoder.tokens(), pad_id: encoder.pad_id() }
+    }
+
+    /// Tokens alone, of which the first is the padding.
+    pub fn of_tokens(tokens: usize) -> Vocabulary {
+        Vocabulary { size: tokens, tokens, pad_id: 0 }
+    }
+}
+
 /// The keys that every classifier's configuration has.
-pub const COMMON_KEYS: &[&str] = &["model_type", "vocab_size", "num_labels", "pad_token_id", "id2label", "label2id"];
+pub const COMMON_KEYS: &[&str] =
+    &["model_type", "vocab_size", "num_tokens", "num_labels", "pad_token_id", "id2label", "label2id"];
 
 /// The common keys' values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Common {
     /// Rows of the embedding table, hashed n-grams included.
     pub vocab_size: i64,
+    /// Ids below this one are tokens, those from it on hashed n-grams. Where all ids are tokens: the largest number.
+    pub num_tokens: i64,
     /// How many labels there are.
     pub num_labels: i64,
     /// The padding token's id, below `vocab_size`.
@@ -163,8 +192,13 @@ pub fn read_config<Own: DeserializeOwned + Serialize + Default>(
             refuse(architecture, format!("\"{key}\" must be a whole number of at least {least}, not {value}"))
         })
     };
+    let vocab_size = number("vocab_size", 1)?;
+    // Where all ids are tokens, one that lies outside the table is an error and not an n-gram.
+    let all_tokens = !config.contains_key("num_tokens") || number("num_tokens", 1)? == vocab_size;
+    let num_tokens = if all_tokens { i64::MAX } else { number("num_tokens", 1)? };
     let common = Common {
-        vocab_size: number("vocab_size", 1)?,
+        vocab_size,
+        num_tokens,
         num_labels: number("num_labels", 1)?,
         pad_token_id: number("pad_token_id", 0)?,
     };
@@ -253,7 +287,7 @@ mod tests {
     #[test]
     fn every_architecture_builds_from_its_defaults_and_takes_empty_and_short_texts() {
         for architecture in ALL {
-            let config = complete_config(architecture.name, &Map::new(), 50, 0, &labels()).unwrap();
+            let config = complete_config(architecture.name, &Map::new(), Vocabulary::of_tokens(50), &labels()).unwrap();
             let parameters = Parameters::new(1, Device::Cpu);
             let model = build(&parameters.root(), &config).unwrap();
             for rows in [vec![&[][..]], vec![&[1][..], &[], &[2, 3, 4, 5, 6, 7, 8]]] {
@@ -273,7 +307,7 @@ mod tests {
     #[test]
     fn every_parameter_learns() {
         for architecture in ALL {
-            let config = complete_config(architecture.name, &Map::new(), 50, 0, &labels()).unwrap();
+            let config = complete_config(architecture.name, &Map::new(), Vocabulary::of_tokens(50), &labels()).unwrap();
             let parameters = Parameters::new(1, Device::Cpu);
             let model = build(&parameters.root(), &config).unwrap();
             let input = TextInput::from_ids(&[&[1, 2, 3, 4, 5, 6], &[7, 8, 9]], 0, Device::Cpu).unwrap();
@@ -291,7 +325,7 @@ mod tests {
     #[test]
     fn an_answer_does_not_depend_on_the_batch_around_it() {
         for architecture in ALL {
-            let config = complete_config(architecture.name, &Map::new(), 50, 0, &labels()).unwrap();
+            let config = complete_config(architecture.name, &Map::new(), Vocabulary::of_tokens(50), &labels()).unwrap();
             let parameters = Parameters::new(3, Device::Cpu);
             let model = build(&parameters.root(), &config).unwrap();
             let short: &[u32] = &[4, 9, 17];
@@ -311,8 +345,9 @@ mod tests {
 
     #[test]
     fn wrong_keys_and_values_are_named() {
-        let refused =
-            |name: &str, text: &str| complete_config(name, &keys(text), 50, 0, &labels()).unwrap_err().to_string();
+        let refused = |name: &str, text: &str| {
+            complete_config(name, &keys(text), Vocabulary::of_tokens(50), &labels()).unwrap_err().to_string()
+        };
         let unknown = refused("text_cnn", r#"{"filter": 3}"#);
         assert!(unknown.contains("\"filter\" is unknown; did you mean \"filters\"?"), "{unknown}");
         let kind = refused("text_cnn", r#"{"filters": "many"}"#);
@@ -327,7 +362,7 @@ mod tests {
     #[test]
     fn defaults_are_complete_and_accepted() {
         for architecture in ALL {
-            let config = complete_config(architecture.name, &Map::new(), 50, 0, &labels()).unwrap();
+            let config = complete_config(architecture.name, &Map::new(), Vocabulary::of_tokens(50), &labels()).unwrap();
             for (key, value) in (architecture.defaults)() {
                 assert_eq!(config.get(&key), Some(&value), "{}", architecture.name);
             }

@@ -11,7 +11,7 @@ use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::{Embedding, Linear, TextConvolution, dropout};
 use crate::parameters::Path;
-use crate::text_input::TextInput;
+use crate::text_input::{Layout, TextInput};
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -83,6 +83,7 @@ impl TextCnnConfig {
 #[derive(Debug)]
 pub struct TextCnn {
     embedding: Embedding,
+    num_tokens: i64,
     convs: Vec<TextConvolution>,
     classifier: Linear,
     widest: i64,
@@ -110,6 +111,7 @@ impl TextCnn {
         let features = own.filters * own.widths.len() as i64;
         Ok(TextCnn {
             embedding,
+            num_tokens: common.num_tokens,
             convs,
             classifier: Linear::new(&path.sub("classifier"), features, common.num_labels, own.init)?,
             widest: own.widths.iter().copied().max().unwrap_or(1),
@@ -121,7 +123,8 @@ impl TextCnn {
 
 impl TextClassifier for TextCnn {
     fn forward(&self, input: &TextInput, train: bool) -> Result<Tensor, ModelError> {
-        let vectors = self.embedding.forward(&input.padded_to(self.widest)?)?; // [batch, time, embedding_dim]
+        let input = input.tokens(self.num_tokens);
+        let vectors = self.embedding.positions(&input, Layout::BatchFirst(self.widest))?; // [batch, time, embedding_dim]
         let vectors = dropout(vectors, self.embedding_dropout, train)?;
         // A text shorter than the widest window is padded too, and shorter windows must not see that padding.
         let padded = input.has_padding() || input.time() < self.widest;

@@ -11,7 +11,7 @@ use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::{Embedding, LayerNorm, Linear, SelfAttention, dropout, key_bias, mean_over_time};
 use crate::parameters::Path;
-use crate::text_input::TextInput;
+use crate::text_input::{Layout, TextInput};
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -186,6 +186,7 @@ impl EncoderLayer {
 #[derive(Debug)]
 pub struct TransformerClassifier {
     embedding: Embedding,
+    num_tokens: i64,
     /// `[max_positions, hidden_dim]`
     positions: Tensor,
     layers: Vec<EncoderLayer>,
@@ -219,6 +220,7 @@ impl TransformerClassifier {
         let layers = (0..own.layers).map(|index| EncoderLayer::new(&layers.sub(index), &own));
         Ok(TransformerClassifier {
             embedding,
+            num_tokens: common.num_tokens,
             positions,
             layers: layers.collect::<Result<Vec<_>, _>>()?,
             norm: LayerNorm::new(&encoder.sub("norm"), width, own.layer_norm_eps)?,
@@ -233,11 +235,12 @@ impl TransformerClassifier {
 
 impl TextClassifier for TransformerClassifier {
     fn forward(&self, input: &TextInput, train: bool) -> Result<Tensor, ModelError> {
+        let input = input.tokens(self.num_tokens);
         let input = input.cut(self.max_positions);
         let mask = input.mask()?; // [batch, time]
         let keys = mask.as_ref().map(key_bias).transpose()?; // [batch, 1, 1, time]
         let positions = self.positions.f_narrow(0, 0, input.time())?;
-        let hidden = self.embedding.forward(&input.padded()?)?.f_add(&positions)?;
+        let hidden = self.embedding.positions(&input, Layout::BatchFirst(0))?.f_add(&positions)?;
         let mut hidden = dropout(hidden, self.dropout, train)?; // [batch, time, hidden_dim]
         for layer in &self.layers {
             hidden = layer.forward(&hidden, keys.as_ref(), train)?;

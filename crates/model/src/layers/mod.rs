@@ -16,7 +16,7 @@ pub use attention::{SelfAttention, key_bias};
 pub use convolution::TextConvolution;
 pub use dropout::dropout;
 pub use embedding::Embedding;
-pub use embedding_bag::EmbeddingBag;
+pub use embedding_bag::{BagPooling, EmbeddingBag};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use pooling::{AttentionPooling, max_over_time, mean_over_time};

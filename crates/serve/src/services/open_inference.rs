@@ -2,9 +2,9 @@
 
 use tidemill_proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use tidemill_proto::inference::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-    ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
-    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
+    ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+    ServerReadyRequest, ServerReadyResponse,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -29,21 +29,11 @@ pub(crate) struct OpenInferenceService {
 
 impl OpenInferenceService {
     pub(crate) fn new(models: Models, config: &ServerConfig, shut: watch::Receiver<bool>) -> Self {
-        OpenInferenceService {
-            models,
-            limits: TextLimits::new(config),
-            shut,
-        }
+        OpenInferenceService { models, limits: TextLimits::new(config), shut }
     }
 
-    async fn infer(
-        &self,
-        request: ModelInferRequest,
-        deadline: Deadline,
-    ) -> Result<ModelInferResponse, Refusal> {
-        let model = self
-            .models
-            .find(&request.model_name, &request.model_version, "model_name")?;
+    async fn infer(&self, request: ModelInferRequest, deadline: Deadline) -> Result<ModelInferResponse, Refusal> {
+        let model = self.models.find(&request.model_name, &request.model_version, "model_name")?;
         let wanted = text_tensors::requested(&request)?;
         let texts = text_tensors::texts(&request, self.limits)?;
         let classified = classify("ModelInfer", model, texts, deadline).await?;
@@ -57,10 +47,7 @@ impl OpenInferenceService {
 
 #[tonic::async_trait]
 impl GrpcInferenceService for OpenInferenceService {
-    async fn server_live(
-        &self,
-        _request: Request<ServerLiveRequest>,
-    ) -> Result<Response<ServerLiveResponse>, Status> {
+    async fn server_live(&self, _request: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
         Ok(Response::new(ServerLiveResponse { live: true }))
     }
 
@@ -72,16 +59,9 @@ impl GrpcInferenceService for OpenInferenceService {
         Ok(Response::new(ServerReadyResponse { ready }))
     }
 
-    async fn model_ready(
-        &self,
-        request: Request<ModelReadyRequest>,
-    ) -> Result<Response<ModelReadyResponse>, Status> {
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let ready = !self.is_shut()
-            && self
-                .models
-                .find(&name, &version, "name")
-                .is_ok_and(Model::is_ready);
+        let ready = !self.is_shut() && self.models.find(&name, &version, "name").is_ok_and(Model::is_ready);
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
@@ -111,13 +91,8 @@ impl GrpcInferenceService for OpenInferenceService {
         }))
     }
 
-    async fn model_infer(
-        &self,
-        request: Request<ModelInferRequest>,
-    ) -> Result<Response<ModelInferResponse>, Status> {
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let deadline = request.extensions().get().copied().unwrap_or_default();
-        Ok(Response::new(
-            self.infer(request.into_inner(), deadline).await?,
-        ))
+        Ok(Response::new(self.infer(request.into_inner(), deadline).await?))
     }
 }

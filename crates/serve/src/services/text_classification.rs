@@ -7,8 +7,7 @@ use tidemill_proto::google;
 use tidemill_proto::v1::classify_stream_response::Outcome;
 use tidemill_proto::v1::text_classification_server::TextClassification;
 use tidemill_proto::v1::{
-    Classification, ClassifyRequest, ClassifyResponse, ClassifyStreamRequest,
-    ClassifyStreamResponse, LabelProbability,
+    Classification, ClassifyRequest, ClassifyResponse, ClassifyStreamRequest, ClassifyStreamResponse, LabelProbability,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
@@ -47,45 +46,27 @@ impl TextClassificationService {
         request: ClassifyRequest,
         deadline: Deadline,
     ) -> Result<ClassifyResponse, Refusal> {
-        let model = self
-            .models
-            .find(&request.model, &request.model_version, "model")?;
+        let model = self.models.find(&request.model, &request.model_version, "model")?;
         self.check(&request.texts)?;
         let classified = classify(method, model, request.texts, deadline).await?;
         let info = model.info();
         let top_k = usize::try_from(request.top_k).unwrap_or(usize::MAX);
-        let classifications = classified
-            .probabilities
-            .iter()
-            .map(|row| ranked(info, row, top_k))
-            .collect();
-        Ok(ClassifyResponse {
-            model: info.name.clone(),
-            model_version: info.version.clone(),
-            classifications,
-        })
+        let classifications = classified.probabilities.iter().map(|row| ranked(info, row, top_k)).collect();
+        Ok(ClassifyResponse { model: info.name.clone(), model_version: info.version.clone(), classifications })
     }
 
     fn check(&self, texts: &[String]) -> Result<(), Refusal> {
         if texts.is_empty() {
-            return Err(Refusal::invalid(
-                "texts",
-                "is empty; send at least one text",
-            ));
+            return Err(Refusal::invalid("texts", "is empty; send at least one text"));
         }
         self.limits.check_count(texts.len(), "texts")?;
         for (index, text) in texts.iter().enumerate() {
-            self.limits
-                .check_length(text.len(), || format!("texts[{index}]"))?;
+            self.limits.check_length(text.len(), || format!("texts[{index}]"))?;
         }
         Ok(())
     }
 
-    async fn answer_one_of_stream(
-        &self,
-        message: ClassifyStreamRequest,
-        deadline: Deadline,
-    ) -> ClassifyStreamResponse {
+    async fn answer_one_of_stream(&self, message: ClassifyStreamRequest, deadline: Deadline) -> ClassifyStreamResponse {
         let answer = match message.request {
             Some(request) => self.answer("ClassifyStream", request, deadline).await,
             None => Err(Refusal::invalid("request", "is missing")),
@@ -94,10 +75,7 @@ impl TextClassificationService {
             Ok(response) => Outcome::Response(response),
             Err(refusal) => Outcome::Error(google::rpc::Status::from(&Status::from(refusal))),
         };
-        ClassifyStreamResponse {
-            id: message.id,
-            outcome: Some(outcome),
-        }
+        ClassifyStreamResponse { id: message.id, outcome: Some(outcome) }
     }
 
     // The client's messages, until it ends, the server shuts, the deadline passes or nothing comes for too long.
@@ -124,15 +102,9 @@ impl TextClassificationService {
 
 #[tonic::async_trait]
 impl TextClassification for TextClassificationService {
-    async fn classify(
-        &self,
-        request: Request<ClassifyRequest>,
-    ) -> Result<Response<ClassifyResponse>, Status> {
+    async fn classify(&self, request: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
         let deadline = deadline_of(&request);
-        Ok(Response::new(
-            self.answer("Classify", request.into_inner(), deadline)
-                .await?,
-        ))
+        Ok(Response::new(self.answer("Classify", request.into_inner(), deadline).await?))
     }
 
     type ClassifyStreamStream = BoxStream<'static, Result<ClassifyStreamResponse, Status>>;
@@ -168,20 +140,13 @@ fn deadline_of<T>(request: &Request<T>) -> Deadline {
 
 // The most probable labels first; equal ones stay in the model's order.
 fn ranked(info: &ModelInfo, probabilities: &[f32], top_k: usize) -> Classification {
-    let mut pairs: Vec<(&String, f32)> = info
-        .labels
-        .iter()
-        .zip(probabilities.iter().copied())
-        .collect();
+    let mut pairs: Vec<(&String, f32)> = info.labels.iter().zip(probabilities.iter().copied()).collect();
     pairs.sort_by(|(_, left), (_, right)| right.total_cmp(left));
     let kept = if top_k == 0 { pairs.len() } else { top_k };
     let labels = pairs
         .into_iter()
         .take(kept)
-        .map(|(label, probability)| LabelProbability {
-            label: label.clone(),
-            probability,
-        })
+        .map(|(label, probability)| LabelProbability { label: label.clone(), probability })
         .collect();
     Classification { labels }
 }
@@ -192,11 +157,8 @@ mod tests {
 
     #[test]
     fn labels_are_ranked_and_cut() {
-        let info = ModelInfo {
-            name: "m".into(),
-            version: "1".into(),
-            labels: vec!["a".into(), "b".into(), "c".into()],
-        };
+        let info =
+            ModelInfo { name: "m".into(), version: "1".into(), labels: vec!["a".into(), "b".into(), "c".into()] };
         let names = |top_k| -> Vec<String> {
             let ranked = ranked(&info, &[0.2, 0.6, 0.2], top_k);
             ranked.labels.into_iter().map(|label| label.label).collect()

@@ -6,8 +6,8 @@ use tidemill_proto::inference::model_infer_response::InferOutputTensor;
 use tidemill_proto::inference::model_metadata_response::TensorMetadata;
 use tidemill_proto::inference::{ModelInferRequest, ModelInferResponse};
 use tidemill_proto::tensor::{
-    Datatype, TensorError, bytes_contents, decode_bytes, element_count, encode_bytes, encode_fp32,
-    filled_lists, fp32_contents, tensor_metadata,
+    Datatype, TensorError, bytes_contents, decode_bytes, element_count, encode_bytes, encode_fp32, filled_lists,
+    fp32_contents, tensor_metadata,
 };
 
 use super::{TextLimits, most_probable};
@@ -18,12 +18,8 @@ use crate::refusal::Refusal;
 const TEXT: &str = "text";
 
 /// Parameters of a tensor that would change where its bytes are or what they mean. They are refused, never ignored.
-const UNSUPPORTED: [&str; 4] = [
-    "classification",
-    "shared_memory_region",
-    "shared_memory_byte_size",
-    "shared_memory_offset",
-];
+const UNSUPPORTED: [&str; 4] =
+    ["classification", "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"];
 
 /// An output of a text classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,39 +63,23 @@ pub(super) fn requested(request: &ModelInferRequest) -> Result<Vec<Output>, Refu
     let mut wanted = Vec::new();
     for (index, output) in request.outputs.iter().enumerate() {
         let field = || format!("outputs[{index}].name");
-        let found = Output::ALL
-            .into_iter()
-            .find(|known| known.name() == output.name);
+        let found = Output::ALL.into_iter().find(|known| known.name() == output.name);
         let Some(found) = found else {
-            return Err(Refusal::invalid(
-                field(),
-                "is not an output of the model; it gives probabilities and label",
-            ));
+            return Err(Refusal::invalid(field(), "is not an output of the model; it gives probabilities and label"));
         };
         if wanted.contains(&found) {
-            return Err(Refusal::invalid(
-                field(),
-                format!("asks for {} twice", found.name()),
-            ));
+            return Err(Refusal::invalid(field(), format!("asks for {} twice", found.name())));
         }
-        check_parameters(output.parameters.keys(), || {
-            format!("outputs[{index}].parameters")
-        })?;
+        check_parameters(output.parameters.keys(), || format!("outputs[{index}].parameters"))?;
         wanted.push(found);
     }
     Ok(wanted)
 }
 
 /// The texts of a request, checked.
-pub(super) fn texts(
-    request: &ModelInferRequest,
-    limits: TextLimits,
-) -> Result<Vec<String>, Refusal> {
+pub(super) fn texts(request: &ModelInferRequest, limits: TextLimits) -> Result<Vec<String>, Refusal> {
     let [input] = request.inputs.as_slice() else {
-        let problem = format!(
-            "has {} tensors; the model takes one, text",
-            request.inputs.len()
-        );
+        let problem = format!("has {} tensors; the model takes one, text", request.inputs.len());
         return Err(Refusal::invalid("inputs", problem));
     };
     let count = check_declared(input, limits)?;
@@ -107,10 +87,7 @@ pub(super) fn texts(
         return typed_texts(input, count, limits);
     }
     let [raw] = request.raw_input_contents.as_slice() else {
-        let problem = format!(
-            "has {} elements for one tensor; send one for each",
-            request.raw_input_contents.len()
-        );
+        let problem = format!("has {} elements for one tensor; send one for each", request.raw_input_contents.len());
         return Err(Refusal::invalid("raw_input_contents", problem));
     };
     if input.contents.is_some() {
@@ -138,15 +115,9 @@ pub(super) fn response(
     let rows = classified.probabilities.as_slice();
     let texts = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     for &output in wanted {
-        let mut tensor = InferOutputTensor {
-            name: output.name().to_owned(),
-            ..Default::default()
-        };
+        let mut tensor = InferOutputTensor { name: output.name().to_owned(), ..Default::default() };
         let values = || rows.iter().flatten().copied();
-        let labels = || {
-            rows.iter()
-                .filter_map(|row| info.labels.get(most_probable(row)))
-        };
+        let labels = || rows.iter().filter_map(|row| info.labels.get(most_probable(row)));
         match output {
             Output::Probabilities => {
                 let width = i64::try_from(info.labels.len()).unwrap_or(i64::MAX);
@@ -154,9 +125,7 @@ pub(super) fn response(
                 tensor.shape = vec![texts, width];
                 if is_raw {
                     let count = rows.len().saturating_mul(info.labels.len());
-                    response
-                        .raw_output_contents
-                        .push(encode_fp32(values(), count));
+                    response.raw_output_contents.push(encode_fp32(values(), count));
                 } else {
                     tensor.contents = Some(fp32_contents(values().collect()));
                 }
@@ -181,22 +150,14 @@ pub(super) fn response(
 // Name, datatype, shape and parameters of the input; how many texts it declares.
 fn check_declared(input: &InferInputTensor, limits: TextLimits) -> Result<usize, Refusal> {
     if input.name != TEXT {
-        return Err(Refusal::invalid(
-            "inputs[0].name",
-            "is not an input of the model; it takes text",
-        ));
+        return Err(Refusal::invalid("inputs[0].name", "is not an input of the model; it takes text"));
     }
-    let datatype: Datatype = input
-        .datatype
-        .parse()
-        .map_err(tensor_problem("inputs[0].datatype"))?;
+    let datatype: Datatype = input.datatype.parse().map_err(tensor_problem("inputs[0].datatype"))?;
     if datatype != Datatype::Bytes {
         let problem = format!("is {datatype}; texts are BYTES");
         return Err(Refusal::invalid("inputs[0].datatype", problem));
     }
-    check_parameters(input.parameters.keys(), || {
-        "inputs[0].parameters".to_owned()
-    })?;
+    check_parameters(input.parameters.keys(), || "inputs[0].parameters".to_owned())?;
     let field = "inputs[0].shape";
     let count = element_count(&input.shape).map_err(tensor_problem(field))?;
     if !matches!(input.shape.as_slice(), [_] | [_, 1]) {
@@ -206,11 +167,7 @@ fn check_declared(input: &InferInputTensor, limits: TextLimits) -> Result<usize,
     Ok(count)
 }
 
-fn typed_texts(
-    input: &InferInputTensor,
-    count: usize,
-    limits: TextLimits,
-) -> Result<Vec<String>, Refusal> {
+fn typed_texts(input: &InferInputTensor, count: usize, limits: TextLimits) -> Result<Vec<String>, Refusal> {
     let field = "inputs[0].contents";
     let Some(contents) = &input.contents else {
         if count == 0 {
@@ -221,24 +178,15 @@ fn typed_texts(
     };
     let lists = filled_lists(contents);
     if lists.iter().any(|list| *list != "bytes_contents") {
-        let problem = format!(
-            "has {}; a BYTES tensor has bytes_contents alone",
-            lists.join(", ")
-        );
+        let problem = format!("has {}; a BYTES tensor has bytes_contents alone", lists.join(", "));
         return Err(Refusal::invalid(field, problem));
     }
     let found = contents.bytes_contents.len();
     if found != count {
-        let error = TensorError::ElementCount {
-            expected: count,
-            found,
-        };
+        let error = TensorError::ElementCount { expected: count, found };
         return Err(tensor_problem("inputs[0].contents.bytes_contents")(error));
     }
-    let elements = contents
-        .bytes_contents
-        .iter()
-        .map(|element| element.as_ref());
+    let elements = contents.bytes_contents.iter().map(|element| element.as_ref());
     strings(elements, limits, "inputs[0].contents.bytes_contents")
 }
 
@@ -251,12 +199,8 @@ fn strings<'a>(
     for (index, element) in elements.into_iter().enumerate() {
         let name = || format!("{field}: text {index}");
         limits.check_length(element.len(), name)?;
-        let text = std::str::from_utf8(element).map_err(|error| {
-            Refusal::invalid(
-                name(),
-                format!("is not UTF-8 from byte {}", error.valid_up_to()),
-            )
-        })?;
+        let text = std::str::from_utf8(element)
+            .map_err(|error| Refusal::invalid(name(), format!("is not UTF-8 from byte {}", error.valid_up_to())))?;
         texts.push(text.to_owned());
     }
     Ok(texts)
@@ -266,14 +210,8 @@ fn check_parameters<'a>(
     names: impl IntoIterator<Item = &'a String>,
     field: impl FnOnce() -> String,
 ) -> Result<(), Refusal> {
-    match names
-        .into_iter()
-        .find(|name| UNSUPPORTED.contains(&name.as_str()))
-    {
-        Some(name) => Err(Refusal::invalid(
-            field(),
-            format!("has {name}, which is not supported"),
-        )),
+    match names.into_iter().find(|name| UNSUPPORTED.contains(&name.as_str())) {
+        Some(name) => Err(Refusal::invalid(field(), format!("has {name}, which is not supported"))),
         None => Ok(()),
     }
 }

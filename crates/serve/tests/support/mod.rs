@@ -33,9 +33,7 @@ impl Running {
     }
 
     pub(crate) async fn health(&self, service: &str) -> Result<i32, Status> {
-        let request = HealthCheckRequest {
-            service: service.to_owned(),
-        };
+        let request = HealthCheckRequest { service: service.to_owned() };
         let mut client = HealthClient::new(self.channel.clone());
         Ok(client.check(request).await?.into_inner().status)
     }
@@ -50,55 +48,27 @@ pub(crate) const SERVING: i32 = 1;
 pub(crate) const NOT_SERVING: i32 = 2;
 
 pub(crate) async fn start(config: ServerConfig, sources: Vec<ModelSource>) -> Running {
-    let config = ServerConfig {
-        address: "127.0.0.1:0".parse().unwrap(),
-        ..config
-    };
+    let config = ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..config };
     let (stop, stopped) = oneshot::channel::<()>();
     let (tell, listening) = oneshot::channel();
     let ended = tokio::spawn(async move {
         let shutdown = async {
             let _ = stopped.await;
         };
-        serve_models(config, sources, shutdown, |address| {
-            tell.send(address).unwrap()
-        })
-        .await
+        serve_models(config, sources, shutdown, |address| tell.send(address).unwrap()).await
     });
     let address = listening.await.unwrap();
-    let channel = Channel::from_shared(format!("http://{address}"))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
-    Running {
-        channel,
-        address,
-        stop: Some(stop),
-        ended,
-    }
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    Running { channel, address, stop: Some(stop), ended }
 }
 
 pub(crate) fn info(name: &str) -> ModelInfo {
-    ModelInfo {
-        name: name.into(),
-        version: "3".into(),
-        labels: vec!["short".into(), "long".into()],
-    }
+    ModelInfo { name: name.into(), version: "3".into(), labels: vec!["short".into(), "long".into()] }
 }
 
 /// "long" for five bytes and more.
 pub(crate) fn by_length(texts: &[&str]) -> Outcomes {
-    Ok(texts
-        .iter()
-        .map(|text| {
-            if text.len() < 5 {
-                vec![0.75, 0.25]
-            } else {
-                vec![0.1, 0.9]
-            }
-        })
-        .collect())
+    Ok(texts.iter().map(|text| if text.len() < 5 { vec![0.75, 0.25] } else { vec![0.1, 0.9] }).collect())
 }
 
 pub(crate) fn by_length_source(name: &str) -> ModelSource {
