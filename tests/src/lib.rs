@@ -1,6 +1,8 @@
 //! The harness of the end-to-end tests: it starts the real program as a process and talks to it as a user would.
 //!
 //! It knows nothing of the crates behind the program except the wire (`tidemill-proto`).
+// A harness fails a test by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -73,7 +73,7 @@ pub struct Encoder {
     buckets: usize,
     char_ngrams: Option<CharNgrams>,
     /// Working memory of threads that are not encoding just now.
-    idle: Mutex<Vec<Box<Scratch>>>,
+    idle: Mutex<Vec<Scratch>>,
 }
 
 enum Model {
@@ -351,11 +351,11 @@ impl Encoder {
         all
     }
 
-    fn borrow_scratch(&self) -> Box<Scratch> {
+    fn borrow_scratch(&self) -> Scratch {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    fn return_scratch(&self, mut scratch: Box<Scratch>) {
+    fn return_scratch(&self, mut scratch: Scratch) {
         const KEPT_TEXT: usize = 1 << 20;
         scratch.text.shrink_to(KEPT_TEXT);
         scratch.hashes.shrink_to(KEPT_TEXT);

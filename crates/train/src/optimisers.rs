@@ -42,6 +42,9 @@ pub struct Parameter {
     pub tensor: Tensor,
 }
 
+/// Builds an optimiser from its settings for the given parameters.
+pub type Build = fn(&Settings, Vec<Group>) -> Result<Box<dyn Optimiser>, BuildError>;
+
 /// One optimiser in the registry.
 pub struct Entry {
     /// The name in recipes.
@@ -51,7 +54,7 @@ pub struct Entry {
     /// Its keys with their defaults.
     pub defaults: fn() -> Settings,
     /// Checks its keys and gives what builds it.
-    pub build: fn(&Settings, Vec<Group>) -> Result<Box<dyn Optimiser>, BuildError>,
+    pub build: Build,
 }
 
 /// Why an optimiser could not be built.

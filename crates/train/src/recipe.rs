@@ -158,7 +158,7 @@ pub enum RecipeError {
         /// The file, and the line and the column where the section stands there.
         place: String,
         /// The key and what is wrong with it.
-        problem: DataError,
+        problem: Box<DataError>,
     },
     /// `[tokenizer]` has a value that makes no sense.
     #[error("{place}: [tokenizer] {problem}")]
@@ -166,7 +166,7 @@ pub enum RecipeError {
         /// The file, and the line and the column where the section stands there.
         place: String,
         /// The key and what is wrong with it.
-        problem: TokenizeError,
+        problem: Box<TokenizeError>,
     },
     /// A key whose value makes no sense.
     #[error("{place}: [{section}] {problem}")]
@@ -247,11 +247,13 @@ impl Recipe {
         };
         self.check_name().map_err(|problem| at("", problem))?;
         let section = |name: &str| locate::place(text, &self.path, name, "");
-        let data = |name: &str, problem| RecipeError::Data { place: section(name), problem };
+        let data = |name: &str, problem| RecipeError::Data { place: section(name), problem: Box::new(problem) };
         self.clean.check().map_err(|problem| data("clean", problem))?;
         self.augment.check().map_err(|problem| data("augment", problem))?;
         let place = || section("tokenizer");
-        self.tokenizer.check().map_err(|problem| RecipeError::Tokenizer { place: place(), problem })?;
+        self.tokenizer
+            .check()
+            .map_err(|problem| RecipeError::Tokenizer { place: place(), problem: Box::new(problem) })?;
         self.check_model().map_err(|problem| at("model", problem))?;
         self.training.check().map_err(|problem| at("training", problem))?;
         optimisers::check(&self.optimiser.name, &self.optimiser.settings)

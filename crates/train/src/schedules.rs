@@ -31,6 +31,7 @@ registry! {
     one_cycle,
     inverse_square_root,
     reduce_on_plateau,
+    warmup_stable_decay,
 }
 
 /// How the learning rate goes over a run.
@@ -87,6 +88,9 @@ impl Unit {
     }
 }
 
+/// From a schedule's keys and the run's length to the schedule.
+pub type Build = fn(&Settings, Horizon) -> Result<Box<dyn Schedule>, SettingError>;
+
 /// One schedule in the registry.
 pub struct Entry {
     /// The name in recipes.
@@ -96,7 +100,7 @@ pub struct Entry {
     /// Its keys with their defaults.
     pub defaults: fn() -> Settings,
     /// Builds it from its keys.
-    pub build: fn(&Settings, Horizon) -> Result<Box<dyn Schedule>, SettingError>,
+    pub build: Build,
 }
 
 /// The entry called `name`; an unknown name gives the nearest.

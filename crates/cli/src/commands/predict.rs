@@ -82,7 +82,14 @@ pub(crate) fn run(mut arguments: Arguments, json: bool) -> anyhow::Result<()> {
 /// A model here or behind a server.
 enum Model {
     Local(Box<Pipeline>),
-    Remote { runtime: tokio::runtime::Runtime, client: Client, name: String },
+    Remote(Box<Remote>),
+}
+
+/// A model on a server, and the thread that waits for it.
+struct Remote {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+    name: String,
 }
 
 type Client = tidemill_proto::v1::text_classification_client::TextClassificationClient<tonic::transport::Channel>;
@@ -109,7 +116,7 @@ fn open(arguments: &mut Arguments) -> anyhow::Result<Model> {
         .block_on(endpoint.connect())
         .with_context(|| format!("no server answers at {address}; start one with tidemill serve"))?;
     let name = arguments.model.clone().unwrap_or_default();
-    Ok(Model::Remote { runtime, client: Client::new(channel), name })
+    Ok(Model::Remote(Box::new(Remote { runtime, client: Client::new(channel), name })))
 }
 
 impl Model {
@@ -123,7 +130,8 @@ impl Model {
                 };
                 Ok(answers.into_iter().map(named).collect())
             }
-            Model::Remote { runtime, client, name } => {
+            Model::Remote(remote) => {
+                let Remote { runtime, client, name } = remote.as_mut();
                 let request = tidemill_proto::v1::ClassifyRequest {
                     model: name.clone(),
                     texts: texts.to_vec(),

@@ -15,13 +15,13 @@ use crate::commands::print_json;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Package folders; a package's name on the wire is its manifest's
-    #[arg(required = true, value_name = "FOLDER")]
+    /// Package folders, besides those that --config names; a package's name on the wire is its manifest's
+    #[arg(required_unless_present = "config", value_name = "FOLDER")]
     packages: Vec<PathBuf>,
 
-    /// Where to listen; port 0 takes a free one and prints it
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
-    address: String,
+    /// Where to listen, by default 127.0.0.1:8080; port 0 takes a free one and prints it
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
 
     /// Settings of the server, TOML; the options here go before it
     #[arg(long, value_name = "FILE")]
@@ -69,7 +69,12 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
         Some(path) => tidemill_data::toml_file::read(path)?,
         None => ServerConfig::default(),
     };
-    config.address = address(&arguments.address)?;
+    if let Some(folder) = arguments.config.as_ref().and_then(|path| path.parent()) {
+        config.packages.iter_mut().for_each(|package| *package = folder.join(&*package));
+    }
+    if let Some(text) = &arguments.address {
+        config.address = address(text)?;
+    }
     config.packages.extend(arguments.packages);
     if let Some(size) = arguments.max_batch_size {
         config.max_batch_size = size;

@@ -311,8 +311,11 @@ fn unknown(tokenizer: &Tokenizer, json: &Value) -> Result<Option<u32>, String> {
     }
 }
 
+/// Special tokens before and after a text.
+type Frame = (Vec<u32>, Vec<u32>);
+
 /// The special tokens around every text, found by trying.
-fn frame(tokenizer: &Tokenizer) -> Result<Option<(Vec<u32>, Vec<u32>)>, String> {
+fn frame(tokenizer: &Tokenizer) -> Result<Option<Frame>, String> {
     let ask = |special| {
         catch_unwind(AssertUnwindSafe(|| tokenizer.encode_fast("a", special)))
             .map_err(|_| "the tokenizers library fails on the text \"a\"".to_owned())?

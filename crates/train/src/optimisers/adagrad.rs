@@ -17,18 +17,10 @@ pub(super) const ENTRY: Entry = Entry {
         require_not_negative(config.learning_rate_decay, "learning_rate_decay")?;
         require_not_negative(config.initial_accumulator, "initial_accumulator")?;
         require_not_negative(config.weight_decay, "weight_decay")?;
-        require(
-            config.eps.is_finite() && config.eps > 0.0,
-            "eps",
-            "must be a number above 0",
-        )?;
+        require(config.eps.is_finite() && config.eps > 0.0, "eps", "must be a number above 0")?;
         let member = |group: Group| -> Result<Member, TchError> {
             let sums = group.filled(config.initial_accumulator)?;
-            Ok(Member {
-                sums,
-                steps: group.counters()?,
-                group,
-            })
+            Ok(Member { sums, steps: group.counters()?, group })
         };
         let groups = groups.into_iter().map(member).collect::<Result<_, _>>()?;
         Ok(Box::new(AdagradOptimiser { config, groups }))
@@ -50,12 +42,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            learning_rate_decay: 0.0,
-            initial_accumulator: 0.0,
-            eps: 1e-10,
-            weight_decay: 0.0,
-        }
+        Self { learning_rate_decay: 0.0, initial_accumulator: 0.0, eps: 1e-10, weight_decay: 0.0 }
     }
 }
 
@@ -95,9 +82,7 @@ impl Optimiser for AdagradOptimiser {
     }
 
     fn state(&self) -> Vec<(String, Tensor)> {
-        let of = |Member { group, sums, steps }: &Member| {
-            [group.named("sum", sums), group.named("step", steps)]
-        };
+        let of = |Member { group, sums, steps }: &Member| [group.named("sum", sums), group.named("step", steps)];
         self.groups.iter().flat_map(of).flatten().collect()
     }
 }

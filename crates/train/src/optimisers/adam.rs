@@ -15,19 +15,10 @@ pub(super) const ENTRY: Entry = Entry {
     defaults: settings::defaults::<Config>,
     build: |settings, groups| {
         let config: Config = settings::parse(settings)?;
-        let rates = Rates {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-        };
+        let rates = Rates { beta1: config.beta1, beta2: config.beta2, eps: config.eps };
         rates.check()?;
         require_not_negative(config.weight_decay, "weight_decay")?;
-        Ok(Box::new(Moments::new(
-            rates,
-            config.weight_decay,
-            false,
-            groups,
-        )?))
+        Ok(Box::new(Moments::new(rates, config.weight_decay, false, groups)?))
     },
 };
 
@@ -46,12 +37,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.0,
-        }
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
     }
 }
 
@@ -66,11 +52,7 @@ impl Rates {
     pub(super) fn check(&self) -> Result<(), SettingError> {
         require_decay(self.beta1, "beta1")?;
         require_decay(self.beta2, "beta2")?;
-        require(
-            self.eps.is_finite() && self.eps > 0.0,
-            "eps",
-            "must be a number above 0",
-        )
+        require(self.eps.is_finite() && self.eps > 0.0, "eps", "must be a number above 0")
     }
 }
 
@@ -97,20 +79,10 @@ impl Moments {
         groups: Vec<Group>,
     ) -> Result<Self, BuildError> {
         let member = |group: Group| -> Result<Member, TchError> {
-            Ok(Member {
-                exp_avgs: group.zeros()?,
-                exp_avg_sqs: group.zeros()?,
-                steps: group.counters()?,
-                group,
-            })
+            Ok(Member { exp_avgs: group.zeros()?, exp_avg_sqs: group.zeros()?, steps: group.counters()?, group })
         };
         let groups = groups.into_iter().map(member).collect::<Result<_, _>>()?;
-        Ok(Self {
-            rates,
-            weight_decay,
-            decoupled,
-            groups,
-        })
+        Ok(Self { rates, weight_decay, decoupled, groups })
     }
 }
 
@@ -143,11 +115,7 @@ impl Optimiser for Moments {
 
     fn state(&self) -> Vec<(String, Tensor)> {
         let of = |Member { group, exp_avgs, exp_avg_sqs, steps }: &Member| {
-            [
-                group.named("exp_avg", exp_avgs),
-                group.named("exp_avg_sq", exp_avg_sqs),
-                group.named("step", steps),
-            ]
+            [group.named("exp_avg", exp_avgs), group.named("exp_avg_sq", exp_avg_sqs), group.named("step", steps)]
         };
         self.groups.iter().flat_map(of).flatten().collect()
     }

@@ -13,19 +13,10 @@ pub(super) const ENTRY: Entry = Entry {
     defaults: settings::defaults::<Config>,
     build: |settings, groups| {
         let config: Config = settings::parse(settings)?;
-        let rates = Rates {
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-        };
+        let rates = Rates { beta1: config.beta1, beta2: config.beta2, eps: config.eps };
         rates.check()?;
         require_not_negative(config.weight_decay, "weight_decay")?;
-        Ok(Box::new(Moments::new(
-            rates,
-            config.weight_decay,
-            true,
-            groups,
-        )?))
+        Ok(Box::new(Moments::new(rates, config.weight_decay, true, groups)?))
     },
 };
 
@@ -44,11 +35,6 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-        }
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
     }
 }

@@ -17,11 +17,7 @@ pub(super) const ENTRY: Entry = Entry {
         require_decay(config.alpha, "alpha")?;
         require_decay(config.momentum, "momentum")?;
         require_not_negative(config.weight_decay, "weight_decay")?;
-        require(
-            config.eps.is_finite() && config.eps > 0.0,
-            "eps",
-            "must be a number above 0",
-        )?;
+        require(config.eps.is_finite() && config.eps > 0.0, "eps", "must be a number above 0")?;
         let member = |group| Member::new(group, &config);
         let groups = groups.into_iter().map(member).collect::<Result<_, _>>()?;
         Ok(Box::new(RmsProp { config, groups }))
@@ -45,13 +41,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            alpha: 0.99,
-            eps: 1e-8,
-            momentum: 0.0,
-            centered: false,
-            weight_decay: 0.0,
-        }
+        Self { alpha: 0.99, eps: 1e-8, momentum: 0.0, centered: false, weight_decay: 0.0 }
     }
 }
 
@@ -65,11 +55,7 @@ struct Member {
 impl Member {
     fn new(group: Group, config: &Config) -> Result<Self, BuildError> {
         let zeros_if = |wanted: bool| {
-            if wanted {
-                group.zeros()
-            } else {
-                Ok(Vec::new())
-            }
+            if wanted { group.zeros() } else { Ok(Vec::new()) }
         };
         Ok(Self {
             mean_squares: group.zeros()?,
@@ -80,13 +66,7 @@ impl Member {
     }
 
     /// One parameter's update, in the order of operations of `torch.optim`.
-    fn update(
-        &self,
-        member: usize,
-        gradient: &Tensor,
-        config: &Config,
-        learning_rate: f64,
-    ) -> Result<(), TchError> {
+    fn update(&self, member: usize, gradient: &Tensor, config: &Config, learning_rate: f64) -> Result<(), TchError> {
         let Some(mut weight) = self.group.parameters.get(member).map(|p| p.tensor.detach()) else {
             return Ok(());
         };
@@ -100,9 +80,7 @@ impl Member {
             false => gradient.shallow_clone(),
         };
         let scaled = gradient.f_mul_scalar(1.0 - config.alpha)?;
-        let _ = mean_square
-            .f_mul_scalar_(config.alpha)?
-            .f_addcmul_(&scaled, &gradient)?;
+        let _ = mean_square.f_mul_scalar_(config.alpha)?.f_addcmul_(&scaled, &gradient)?;
         let mut denominator = match self.means.get(member) {
             Some(mean) => {
                 let mut mean = mean.shallow_clone();

@@ -16,15 +16,8 @@ pub(super) const ENTRY: Entry = Entry {
         let config: Config = settings::parse(settings)?;
         require_decay(config.momentum, "momentum")?;
         require_not_negative(config.weight_decay, "weight_decay")?;
-        require(
-            !config.nesterov || config.momentum > 0.0,
-            "nesterov",
-            "needs a `momentum`",
-        )?;
-        let groups = groups
-            .into_iter()
-            .map(Member::new)
-            .collect::<Result<_, _>>()?;
+        require(!config.nesterov || config.momentum > 0.0, "nesterov", "needs a `momentum`")?;
+        let groups = groups.into_iter().map(Member::new).collect::<Result<_, _>>()?;
         Ok(Box::new(SgdOptimiser { config, groups }))
     },
 };
@@ -47,10 +40,7 @@ struct Member {
 
 impl Member {
     fn new(group: Group) -> Result<Self, BuildError> {
-        Ok(Self {
-            momentums: group.zeros()?,
-            group,
-        })
+        Ok(Self { momentums: group.zeros()?, group })
     }
 }
 
@@ -78,13 +68,7 @@ impl Optimiser for SgdOptimiser {
                 false => Vec::new(),
             };
             // A buffer of zeros gives the first step of torch's too, as nothing is dampened.
-            fused::sgd(
-                &group.tensors(&present),
-                &group.gradients(&present, gradients),
-                &buffers,
-                false,
-                options,
-            )?;
+            fused::sgd(&group.tensors(&present), &group.gradients(&present, gradients), &buffers, false, options)?;
         }
         Ok(())
     }

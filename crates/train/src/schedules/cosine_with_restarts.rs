@@ -36,12 +36,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            period: 1,
-            multiplier: 2,
-            final_factor: 0.0,
-            unit: Unit::Epoch,
-        }
+        Self { period: 1, multiplier: 2, final_factor: 0.0, unit: Unit::Epoch }
     }
 }
 

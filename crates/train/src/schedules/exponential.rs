@@ -10,11 +10,7 @@ pub(super) const ENTRY: Entry = Entry {
     defaults: settings::defaults::<Config>,
     build: |settings, horizon| {
         let config: Config = settings::parse(settings)?;
-        require(
-            (0.0..=1.0).contains(&config.gamma),
-            "gamma",
-            "must be from 0 to 1",
-        )?;
+        require((0.0..=1.0).contains(&config.gamma), "gamma", "must be from 0 to 1")?;
         Ok(Box::new(Exponential { config, horizon }))
     },
 };
@@ -30,10 +26,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            gamma: 0.9,
-            unit: Unit::Epoch,
-        }
+        Self { gamma: 0.9, unit: Unit::Epoch }
     }
 }
 
@@ -44,8 +37,6 @@ struct Exponential {
 
 impl Schedule for Exponential {
     fn factor(&self, step: u64) -> f64 {
-        self.config
-            .gamma
-            .powf(self.config.unit.count(step, &self.horizon) as f64)
+        self.config.gamma.powf(self.config.unit.count(step, &self.horizon) as f64)
     }
 }

@@ -13,19 +13,9 @@ pub(super) const ENTRY: Entry = Entry {
     defaults: settings::defaults::<Config>,
     build: |settings, horizon| {
         let config: Config = settings::parse(settings)?;
-        require(
-            config.timescale != Some(0),
-            "timescale",
-            "must be at least 1",
-        )?;
-        let by_warmup = if horizon.warmup > 0 {
-            horizon.warmup
-        } else {
-            10_000
-        };
-        Ok(Box::new(InverseSquareRoot {
-            timescale: config.timescale.unwrap_or(by_warmup),
-        }))
+        require(config.timescale != Some(0), "timescale", "must be at least 1")?;
+        let by_warmup = if horizon.warmup > 0 { horizon.warmup } else { 10_000 };
+        Ok(Box::new(InverseSquareRoot { timescale: config.timescale.unwrap_or(by_warmup) }))
     },
 };
 

@@ -14,11 +14,7 @@ pub(super) const ENTRY: Entry = Entry {
     defaults: settings::defaults::<Config>,
     build: |settings, horizon| {
         let config: Config = settings::parse(settings)?;
-        require(
-            (0.0..1.0).contains(&config.rise),
-            "rise",
-            "must be a fraction of the run from 0 to below 1",
-        )?;
+        require((0.0..1.0).contains(&config.rise), "rise", "must be a fraction of the run from 0 to below 1")?;
         require(
             config.start_divisor.is_finite() && config.start_divisor >= 1.0,
             "start_divisor",
@@ -48,12 +44,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            rise: 0.3,
-            start_divisor: 25.0,
-            final_divisor: 1e4,
-            shape: Shape::Cosine,
-        }
+        Self { rise: 0.3, start_divisor: 25.0, final_divisor: 1e4, shape: Shape::Cosine }
     }
 }
 
@@ -87,14 +78,8 @@ impl Schedule for OneCycle {
         if at < peak {
             self.config.shape.between(start, 1.0, at / peak)
         } else {
-            let fraction = if last > peak {
-                (at - peak) / (last - peak)
-            } else {
-                0.0
-            };
-            self.config
-                .shape
-                .between(1.0, start / self.config.final_divisor, fraction)
+            let fraction = if last > peak { (at - peak) / (last - peak) } else { 0.0 };
+            self.config.shape.between(1.0, start / self.config.final_divisor, fraction)
         }
     }
 }

@@ -13,11 +13,7 @@ pub(super) const ENTRY: Entry = Entry {
     defaults: settings::defaults::<Config>,
     build: |settings, horizon| {
         let config: Config = settings::parse(settings)?;
-        require(
-            config.power.is_finite() && config.power > 0.0,
-            "power",
-            "must be a number above 0",
-        )?;
+        require(config.power.is_finite() && config.power > 0.0, "power", "must be a number above 0")?;
         require_factor(config.final_factor, "final_factor")?;
         Ok(Box::new(Polynomial { config, horizon }))
     },
@@ -34,10 +30,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            power: 2.0,
-            final_factor: 0.0,
-        }
+        Self { power: 2.0, final_factor: 0.0 }
     }
 }
 

@@ -14,21 +14,10 @@ pub(super) const ENTRY: Entry = Entry {
     defaults: settings::defaults::<Config>,
     build: |settings, _| {
         let config: Config = settings::parse(settings)?;
-        require(
-            config.gamma > 0.0 && config.gamma < 1.0,
-            "gamma",
-            "must be above 0 and below 1",
-        )?;
-        require(
-            config.threshold.is_finite() && config.threshold >= 0.0,
-            "threshold",
-            "must be 0 or more",
-        )?;
+        require(config.gamma > 0.0 && config.gamma < 1.0, "gamma", "must be above 0 and below 1")?;
+        require(config.threshold.is_finite() && config.threshold >= 0.0, "threshold", "must be 0 or more")?;
         require_factor(config.final_factor, "final_factor")?;
-        Ok(Box::new(ReduceOnPlateau {
-            config,
-            state: State::default(),
-        }))
+        Ok(Box::new(ReduceOnPlateau { config, state: State::default() }))
     },
 };
 
@@ -80,12 +69,7 @@ struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self {
-            factor: 1.0,
-            best: None,
-            bad: 0,
-            cooldown: 0,
-        }
+        Self { factor: 1.0, best: None, bad: 0, cooldown: 0 }
     }
 }
 
@@ -152,11 +136,7 @@ mod tests {
 
     fn build() -> Box<dyn Schedule> {
         let settings = json!({"gamma": 0.5, "patience": 1, "threshold": 0.0});
-        let horizon = Horizon {
-            steps: 100,
-            steps_per_epoch: 10,
-            warmup: 0,
-        };
+        let horizon = Horizon { steps: 100, steps_per_epoch: 10, warmup: 0 };
         (ENTRY.build)(settings.as_object().unwrap(), horizon).unwrap()
     }
 
@@ -172,14 +152,10 @@ mod tests {
         assert_eq!(factors, [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]);
 
         let mut first = build();
-        figures[..4]
-            .iter()
-            .for_each(|figure| first.observe(*figure, true));
+        figures[..4].iter().for_each(|figure| first.observe(*figure, true));
         let mut second = build();
         second.restore(&first.state()).unwrap();
-        figures[4..]
-            .iter()
-            .for_each(|figure| second.observe(*figure, true));
+        figures[4..].iter().for_each(|figure| second.observe(*figure, true));
         assert_eq!(second.factor(0), whole.factor(0));
     }
 }

@@ -11,11 +11,7 @@ pub(super) const ENTRY: Entry = Entry {
     build: |settings, horizon| {
         let config: Config = settings::parse(settings)?;
         require(config.size > 0, "size", "must be at least 1")?;
-        require(
-            (0.0..=1.0).contains(&config.gamma),
-            "gamma",
-            "must be from 0 to 1",
-        )?;
+        require((0.0..=1.0).contains(&config.gamma), "gamma", "must be from 0 to 1")?;
         Ok(Box::new(Step { config, horizon }))
     },
 };
@@ -33,11 +29,7 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            size: 1,
-            gamma: 0.1,
-            unit: Unit::Epoch,
-        }
+        Self { size: 1, gamma: 0.1, unit: Unit::Epoch }
     }
 }
 

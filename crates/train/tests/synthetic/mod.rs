@@ -27,9 +27,8 @@ pub(crate) fn row(i: usize) -> (String, bool) {
 pub(crate) fn write(folder: &Path, name: &str, rows: std::ops::Range<usize>) -> PathBuf {
     let label = |positive| if positive { "positive" } else { "negative" };
     let mut text = String::new();
-    match name.rsplit('.').next().unwrap() {
-        "csv" => text.push_str("text,label\n"),
-        _ => {}
+    if name.ends_with(".csv") {
+        text.push_str("text,label\n");
     }
     for i in rows {
         let (words, positive) = row(i);
