@@ -127,7 +127,7 @@ fn child(folder: &Path, name: &str) -> AnyResult<()> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(4);
     let path = folder.join("rows.csv");
     let reading = std::thread::spawn(move || -> Result<(), tidemill_data::DataError> {
-        for batch in Reader::open(&[path.clone()], &data_config(path))? {
+        for batch in Reader::open(std::slice::from_ref(&path), &data_config(path.clone()))? {
             if sender.send(batch?).is_err() {
                 break;
             }

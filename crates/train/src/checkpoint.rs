@@ -63,6 +63,8 @@ pub(crate) struct Best {
     pub(crate) step: u64,
     /// The figure.
     pub(crate) figure: f64,
+    /// The loss, which decides between equal figures.
+    pub(crate) loss: f64,
 }
 
 impl State {
@@ -142,10 +144,11 @@ impl Checkpoints {
     ) -> Result<(), TrainError> {
         remove(folder)?;
         fs::create_dir_all(folder).map_err(TrainError::write(folder))?;
-        trainer.parameters().save(&folder.join(MODEL))?;
-        weights::write(&folder.join(OPTIMISER), &trainer.optimiser_state())?;
+        let refused = TrainError::write_weights;
+        trainer.parameters().save(&folder.join(MODEL)).map_err(refused)?;
+        weights::write(&folder.join(OPTIMISER), &trainer.optimiser_state()).map_err(refused)?;
         if let Some(average) = average {
-            weights::write(&folder.join(AVERAGE), &average.named())?;
+            weights::write(&folder.join(AVERAGE), &average.named()).map_err(refused)?;
         }
         let path = folder.join("state.json");
         let text = serde_json::to_vec_pretty(state);

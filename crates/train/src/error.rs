@@ -94,20 +94,20 @@ pub enum TrainError {
         rows: Rows,
     },
     /// The folder for the run cannot be made or written.
-    #[error("cannot write {}: {}", path.display(), reason(source))]
+    #[error("cannot write {}: {}", path.display(), reason(cause))]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// What the system says; the message has it already.
+        cause: io::Error,
     },
     /// A file of an earlier run cannot be read.
-    #[error("cannot read {}: {}", path.display(), reason(source))]
+    #[error("cannot read {}: {}", path.display(), reason(cause))]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// What the system says; the message has it already.
+        cause: io::Error,
     },
     /// A file of an earlier run holds something else than this program writes.
     #[error("{} is damaged: {problem}. Delete the run's folder, or start afresh in another", path.display())]
@@ -149,12 +149,29 @@ pub enum TrainError {
 impl TrainError {
     pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Write { path, source }
+        move |cause| Self::Write { path, cause }
     }
 
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Read { path, source }
+        move |cause| Self::Read { path, cause }
+    }
+
+    /// A failure to write weights; a full disk in the words for full disks.
+    pub(crate) fn write_weights(error: WeightsError) -> Self {
+        match error {
+            WeightsError::Io { file, source } => Self::Write { path: file, cause: source },
+            other => other.into(),
+        }
+    }
+
+    /// A failure to write the package; likewise.
+    pub(crate) fn write_package(error: PackageError) -> Self {
+        match error {
+            PackageError::Io { path, source } => Self::Write { path, cause: source },
+            PackageError::Weights(error) => Self::write_weights(error),
+            other => other.into(),
+        }
     }
 
     pub(crate) fn damaged(path: &Path, problem: impl ToString) -> Self {
@@ -195,5 +212,23 @@ fn reason(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => "permission denied. Choose another output folder".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only. Choose another output folder".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_forbidden_folder_are_sentences() {
+        let says = |kind: io::ErrorKind| TrainError::write(Path::new("run"))(kind.into()).to_string();
+        assert!(says(io::ErrorKind::StorageFull).starts_with("cannot write run: no space is left there"));
+        assert!(says(io::ErrorKind::PermissionDenied).starts_with("cannot write run: permission denied"));
+    }
+
+    #[test]
+    fn many_rows_are_shown_shortened() {
+        let rows = Rows((0..70).map(|row| format!("a.tsv:{row}")).collect());
+        assert!(rows.to_string().ends_with("a.tsv:63 and 6 more rows"));
     }
 }

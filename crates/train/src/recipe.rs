@@ -145,12 +145,12 @@ pub enum RecipeError {
     #[error(transparent)]
     Toml(#[from] toml_file::TomlError),
     /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
+        /// What the system says; the message has it already.
+        cause: std::io::Error,
     },
     /// `[clean]` or `[augment]` has a value that makes no sense.
     #[error("{place}: {problem}")]
@@ -202,7 +202,7 @@ impl Recipe {
             Ok(text) => Self::parse(&text, path, overrides),
             Err(error) => match toml_file::read::<Self>(path) {
                 Err(problem) => Err(problem.into()),
-                Ok(_) => Err(RecipeError::Unreadable { path: path.to_owned(), source: error }),
+                Ok(_) => Err(RecipeError::Unreadable { path: path.to_owned(), cause: error }),
             },
         }
     }

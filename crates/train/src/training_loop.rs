@@ -241,9 +241,13 @@ impl<'a> TrainingLoop<'a> {
         point.validation_loss = Some(measured.loss);
         point.validation_metrics = measured.metrics;
         let select = measured.select;
-        let best = self.state.best.is_none_or(|best| select.improves(best.figure, 0.0));
+        let loss = measured.loss;
+        let best = self
+            .state
+            .best
+            .is_none_or(|best| select.improves(best.figure, 0.0) || (select.value == best.figure && loss < best.loss));
         if best {
-            self.state.best = Some(Best { step: self.state.step, figure: select.value });
+            self.state.best = Some(Best { step: self.state.step, figure: select.value, loss });
         }
         self.schedule.observe(select.value, select.higher_is_better);
         if let (Some(stopping), Some(watched)) = (&self.recipe.training.early_stopping, measured.watched) {

@@ -157,6 +157,6 @@ impl Kept {
             source,
             report_json: Some(report),
         };
-        Ok(Package::write(folder, &parts)?)
+        Package::write(folder, &parts).map_err(TrainError::write_package)
     }
 }

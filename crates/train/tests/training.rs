@@ -114,10 +114,20 @@ fn early_stopping_ends_the_run_and_the_best_weights_are_packed() {
     let recipe = read(folder.path(), &overrides);
     train(&recipe, &TrainOptions::new(&output), &mut watch).unwrap();
     assert!(steps < 400);
-    assert_eq!(steps, best + 15);
+    let link = std::fs::read_link(output.join("checkpoints/best")).unwrap();
+    assert!(link.to_str().unwrap().ends_with(&format!("{best:010}")));
     let bytes = |path: &str| std::fs::read(output.join(path)).unwrap();
     assert!(bytes("package/model.safetensors") == bytes("checkpoints/best/model.safetensors"));
-    assert!(bytes("package/model.safetensors") != bytes("checkpoints/last/model.safetensors"));
+    let kept = train(
+        &read(folder.path(), &["training.keep=last"]),
+        &TrainOptions::new(folder.path().join("last")),
+        &mut Silent,
+    );
+    let package = kept.unwrap().package.join("model.safetensors");
+    assert!(
+        std::fs::read(package).unwrap()
+            == std::fs::read(folder.path().join("last/checkpoints/last/model.safetensors")).unwrap()
+    );
 }
 
 #[test]

@@ -53,6 +53,7 @@ registry! {
     bilstm,
     bigru,
     transformer,
+    wide_and_deep,
 }
 
 /// The architecture of this name.

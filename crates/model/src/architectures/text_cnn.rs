@@ -34,6 +34,8 @@ pub struct TextCnnConfig {
     pub widths: Vec<i64>,
     /// Filters of each width. Default 100.
     pub filters: i64,
+    /// Let windows reach past the end of a text, as if zeros followed: they see where it ends. Default false.
+    pub wide: bool,
     /// Dropout on the token vectors. Default 0.
     pub embedding_dropout: f64,
     /// Dropout before the classifier. Default 0.5.
@@ -50,6 +52,7 @@ impl Default for TextCnnConfig {
             embedding_dim: 128,
             widths: vec![3, 4, 5],
             filters: 100,
+            wide: false,
             embedding_dropout: 0.0,
             dropout: 0.5,
             embedding_init: Init::Uniform { low: -0.25, high: 0.25 },
@@ -87,6 +90,8 @@ pub struct TextCnn {
     convs: Vec<TextConvolution>,
     classifier: Linear,
     widest: i64,
+    /// Positions past the end that windows may reach.
+    reach: i64,
     embedding_dropout: f64,
     dropout: f64,
 }
@@ -109,12 +114,14 @@ impl TextCnn {
             .map(|(index, &width)| TextConvolution::new(&convs.sub(index), dim, own.filters, width, own.init));
         let convs = convs.collect::<Result<Vec<_>, _>>()?;
         let features = own.filters * own.widths.len() as i64;
+        let widest = own.widths.iter().copied().max().unwrap_or(1);
         Ok(TextCnn {
             embedding,
             num_tokens: common.num_tokens,
             convs,
             classifier: Linear::new(&path.sub("classifier"), features, common.num_labels, own.init)?,
-            widest: own.widths.iter().copied().max().unwrap_or(1),
+            widest,
+            reach: if own.wide { widest - 1 } else { 0 },
             embedding_dropout: own.embedding_dropout,
             dropout: own.dropout,
         })
@@ -124,13 +131,40 @@ impl TextCnn {
 impl TextClassifier for TextCnn {
     fn forward(&self, input: &TextInput, train: bool) -> Result<Tensor, ModelError> {
         let input = input.tokens(self.num_tokens);
-        let vectors = self.embedding.positions(&input, Layout::BatchFirst(self.widest))?; // [batch, time, embedding_dim]
+        let time = (input.time() + self.reach).max(self.widest);
+        let vectors = self.embedding.positions(&input, Layout::BatchFirst(time))?; // [batch, time, embedding_dim]
         let vectors = dropout(vectors, self.embedding_dropout, train)?;
         // A text shorter than the widest window is padded too, and shorter windows must not see that padding.
-        let padded = input.has_padding() || input.time() < self.widest;
-        let lengths = if padded { Some(input.lengths()?) } else { None };
+        let padded = input.has_padding() || input.time() + self.reach < self.widest;
+        let lengths = if padded { Some(input.lengths()?.f_add_scalar(self.reach)?) } else { None };
         let maxima = self.convs.iter().map(|conv| conv.forward(&vectors, lengths.as_ref())); // [batch, filters]
         let features = Tensor::f_cat(&maxima.collect::<Result<Vec<_>, _>>()?, 1)?; // [batch, widths · filters]
         self.classifier.forward(&dropout(features, self.dropout, train)?) // [batch, labels]
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::architectures::{Vocabulary, build, complete_config};
+    use crate::parameters::Parameters;
+
+    #[test]
+    fn wide_windows_see_zeros_past_the_end() {
+        let parameters = Parameters::new(1, Device::Cpu);
+        let logits = |wide: bool, rows: &[&[u32]]| {
+            let keys = serde_json::from_value(serde_json::json!({ "wide": wide, "widths": [2, 3], "dropout": 0.0 }));
+            let labels = ["no".to_owned(), "yes".to_owned()];
+            let config = complete_config("text_cnn", &keys.unwrap(), Vocabulary::of_tokens(20), &labels).unwrap();
+            let model = build(&parameters.root(), &config).unwrap();
+            model.forward(&TextInput::from_ids(rows, 0, Device::Cpu).unwrap(), false).unwrap()
+        };
+        let wide = logits(true, &[&[3, 4, 5, 6], &[7, 8, 9]]);
+        let zeros = logits(false, &[&[3, 4, 5, 6, 0, 0], &[7, 8, 9, 0, 0]]);
+        assert!((&wide - zeros).abs().max().double_value(&[]) < 1e-6);
+        assert!((&wide - logits(false, &[&[3, 4, 5, 6], &[7, 8, 9]])).abs().max().double_value(&[]) > 1e-6);
     }
 }

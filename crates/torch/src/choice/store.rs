@@ -4,7 +4,8 @@
 
 use super::{KernelTable, Key};
 use crate::Kernel;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
 /// Raised when a kernel changes, so that its old measurements are forgotten.
@@ -21,6 +22,8 @@ pub(super) fn load() -> KernelTable {
 /// Stores `kernel` for `key` unless another process was first, and returns what is stored.
 pub(super) fn agree(key: Key, kernel: Kernel) -> Kernel {
     let Some(file) = file() else { return kernel };
+    // Held until it is dropped: of two processes that store at once neither may undo the other's choice.
+    let _turn = lock(&file);
     let mut table = load();
     if let Some((_, first)) = table.choices.iter().find(|(stored, _)| *stored == key) {
         return *first;
@@ -28,15 +31,20 @@ pub(super) fn agree(key: Key, kernel: Kernel) -> Kernel {
     table.choices.push((key, kernel));
     table.choices.sort_unstable();
     let beside = file.with_extension(format!("{}.tmp", process::id()));
-    let written = serde_json::to_vec(&table).ok().is_some_and(|bytes| {
-        file.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok())
-            && fs::write(&beside, bytes).is_ok()
-            && fs::rename(&beside, &file).is_ok()
-    });
+    let written = serde_json::to_vec(&table)
+        .is_ok_and(|bytes| fs::write(&beside, bytes).is_ok() && fs::rename(&beside, &file).is_ok());
     if !written {
         let _ = fs::remove_file(&beside);
     }
     kernel
+}
+
+/// The right to change the stored choices; nothing where the folder cannot be written, and then nothing will be.
+fn lock(file: &Path) -> Option<File> {
+    fs::create_dir_all(file.parent()?).ok()?;
+    let lock = File::create(file.with_extension("lock")).ok()?;
+    lock.lock().ok()?;
+    Some(lock)
 }
 
 /// One file per processor model, libtorch and version of these kernels.

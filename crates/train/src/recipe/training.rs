@@ -37,7 +37,8 @@ pub struct TrainingConfig {
     pub loader_threads: usize,
     /// `validate_every`: optimiser steps between validations. Default: once an epoch.
     pub validate_every: Option<u64>,
-    /// `select`: the metric by which the best checkpoint is chosen, or `loss`. Default `accuracy`.
+    /// `select`: the metric by which the best checkpoint is chosen, or `loss`; among equals the lower loss is the better.
+    /// Default `accuracy`.
     pub select: String,
     /// `keep`: whether the `best` (default) or the `last` weights are packed.
     pub keep: Keep,
