@@ -4,12 +4,12 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::steps::{self, Step};
-use crate::{checkout, progress};
+use crate::{checkout, fmt, progress};
 
 /// Runs the subcommand.
 pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
     let root = checkout::root()?;
-    let mut list = vec![format(&root), steps::set_up(cache_folder), clippy(&root), documentation(&root)];
+    let mut list = vec![fmt::format(&root, true), steps::set_up(cache_folder), clippy(&root), documentation(&root)];
     let deny = steps::has_cargo_command(&root, "deny");
     if deny {
         list.push(steps::cargo("licences and advisories", &root, steps::words("deny check"), &[]));
@@ -22,11 +22,6 @@ pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The form of every file.
-pub(crate) fn format(root: &Path) -> Step<'_> {
-    steps::cargo("format", root, steps::words("fmt --all --check"), &[])
 }
 
 /// Clippy on every target, a warning being an error.

@@ -26,6 +26,11 @@ enum Outcome {
     NotRun,
 }
 
+/// Any action as a step.
+pub(crate) fn step<'a>(name: &'static str, action: impl FnOnce() -> Result<()> + 'a) -> Step<'a> {
+    Step { name, action: Box::new(action) }
+}
+
 /// The set-up as a step.
 pub(crate) fn set_up(cache_folder: Option<&Path>) -> Step<'_> {
     Step { name: "set-up", action: Box::new(move || setup::ensure(cache_folder, Depth::Quick).map(drop)) }

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::{checkout, lint, steps};
+use crate::{checkout, fmt, lint, steps};
 
 /// Runs the subcommand.
 pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
     let root = checkout::root()?;
     steps::run(vec![
-        lint::format(&root),
+        fmt::format(&root, true),
         steps::set_up(cache_folder),
         lint::clippy(&root),
         steps::cargo("program", &root, steps::words("build --package tidemill"), &[]),

@@ -31,28 +31,14 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
         grouped(fewest),
         label(small),
     );
-    let mut figures = vec![
-        ("largest", most as f64),
-        ("smallest", fewest as f64),
-        ("ratio", ratio),
-    ];
+    let mut figures = vec![("largest", most as f64), ("smallest", fewest as f64), ("ratio", ratio)];
     if evidence.matrix.support(small) > 0 {
         let recall = of_class(&evidence.matrix, small, 1.0).recall;
-        sentence += &format!(
-            " The model finds {} of the {:?} examples.",
-            percent(recall),
-            label(small)
-        );
+        sentence += &format!(" The model finds {} of the {:?} examples.", percent(recall), label(small));
         figures.push(("recall_of_smallest", recall));
     }
     let advice = "Weigh the classes in the loss (training.class_weights), collect more of the \
                   small classes, and judge by f1_macro, balanced_accuracy or average_precision \
                   rather than by accuracy.";
-    Some(Finding::new(
-        Kind::ClassImbalance,
-        severity,
-        sentence,
-        advice,
-        &figures,
-    ))
+    Some(Finding::new(Kind::ClassImbalance, severity, sentence, advice, &figures))
 }

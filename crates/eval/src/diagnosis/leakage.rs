@@ -8,37 +8,21 @@ const TOO_GOOD: f64 = 0.995;
 const ENOUGH: u64 = 200;
 
 pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
-    kept(evidence)
-        .or_else(|| too_good(evidence))
-        .or_else(|| dropped(evidence))
+    kept(evidence).or_else(|| too_good(evidence)).or_else(|| dropped(evidence))
 }
 
 /// One leaked text is one answer known beforehand, so there is no threshold.
 fn kept(evidence: &Evidence) -> Option<Finding> {
-    let leaked = evidence
-        .data
-        .as_ref()
-        .map(|data| data.leaked)
-        .filter(|&leaked| leaked > 0)?;
+    let leaked = evidence.data.as_ref().map(|data| data.leaked).filter(|&leaked| leaked > 0)?;
     let sentence = format!(
         "{} on one side of the split again on another: the evaluation asks about texts that \
          training has seen, and its numbers are too good.",
-        if leaked == 1 {
-            "1 text stands".into()
-        } else {
-            count(leaked, "text") + " stand"
-        }
+        if leaked == 1 { "1 text stands".into() } else { count(leaked, "text") + " stand" }
     );
     let advice = "Set split.leakage = \"drop\" (the default), or mend the files at their source, \
                   and train again.";
     let figures = [("leaked", leaked as f64)];
-    Some(Finding::new(
-        Kind::Leakage,
-        Severity::Serious,
-        sentence,
-        advice,
-        &figures,
-    ))
+    Some(Finding::new(Kind::Leakage, Severity::Serious, sentence, advice, &figures))
 }
 
 fn dropped(evidence: &Evidence) -> Option<Finding> {
@@ -55,13 +39,7 @@ fn dropped(evidence: &Evidence) -> Option<Finding> {
     let advice = "Nothing needs doing for this report. Compare with published numbers with care: \
                   those may include the overlap.";
     let figures = [("dropped", dropped as f64)];
-    Some(Finding::new(
-        Kind::Leakage,
-        Severity::Note,
-        sentence,
-        advice,
-        &figures,
-    ))
+    Some(Finding::new(Kind::Leakage, Severity::Note, sentence, advice, &figures))
 }
 
 fn too_good(evidence: &Evidence) -> Option<Finding> {
@@ -78,11 +56,5 @@ fn too_good(evidence: &Evidence) -> Option<Finding> {
     let advice = "Look for the label's own words in the texts, and split by group (author, \
                   document, thread) so that one source stays on one side.";
     let figures = [("accuracy", accuracy), ("examples", n as f64)];
-    Some(Finding::new(
-        Kind::Leakage,
-        Severity::Warning,
-        sentence,
-        advice,
-        &figures,
-    ))
+    Some(Finding::new(Kind::Leakage, Severity::Warning, sentence, advice, &figures))
 }

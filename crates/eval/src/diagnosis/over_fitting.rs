@@ -23,11 +23,7 @@ fn by_gap(evidence: &Evidence) -> Option<Finding> {
     if gap < GAP || gap < evidence.half_width(new, evidence.examples()) {
         return None;
     }
-    let severity = if gap >= LARGE_GAP {
-        Severity::Serious
-    } else {
-        Severity::Warning
-    };
+    let severity = if gap >= LARGE_GAP { Severity::Serious } else { Severity::Warning };
     let mut sentence = format!(
         "The model gets {} of the training examples right but only {} of the evaluated ones, {:.1} \
          points fewer: it has learnt training examples by heart.",
@@ -36,18 +32,10 @@ fn by_gap(evidence: &Evidence) -> Option<Finding> {
         100.0 * gap
     );
     if let Some((step, best, last)) = risen(evidence) {
-        sentence += &format!(
-            " The validation loss was lowest at step {step} ({best:.3}) and ended at {last:.3}."
-        );
+        sentence += &format!(" The validation loss was lowest at step {step} ({best:.3}) and ended at {last:.3}.");
     }
     let figures = [("train_accuracy", train), ("accuracy", new), ("gap", gap)];
-    Some(Finding::new(
-        Kind::OverFitting,
-        severity,
-        sentence,
-        ADVICE,
-        &figures,
-    ))
+    Some(Finding::new(Kind::OverFitting, severity, sentence, ADVICE, &figures))
 }
 
 /// The validation loss has turned while the training loss went on falling.
@@ -58,18 +46,8 @@ fn by_loss(evidence: &Evidence) -> Option<Finding> {
          since, while the training loss went on falling: what was learnt after that step does not \
          carry over."
     );
-    let figures = [
-        ("best_step", step as f64),
-        ("best_loss", best),
-        ("last_loss", last),
-    ];
-    Some(Finding::new(
-        Kind::OverFitting,
-        Severity::Warning,
-        sentence,
-        ADVICE,
-        &figures,
-    ))
+    let figures = [("best_step", step as f64), ("best_loss", best), ("last_loss", last)];
+    Some(Finding::new(Kind::OverFitting, Severity::Warning, sentence, ADVICE, &figures))
 }
 
 const ADVICE: &str = "Stop earlier (early stopping keeps the best checkpoint), raise dropout or \
@@ -79,11 +57,7 @@ fn risen(evidence: &Evidence) -> Option<(u64, f64, f64)> {
     let losses = evidence.validation_losses();
     let &(step, best) = losses.iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
     let &(_, last) = losses.last()?;
-    let at_best = evidence
-        .history
-        .iter()
-        .find(|point| point.step >= step)?
-        .train_loss;
+    let at_best = evidence.history.iter().find(|point| point.step >= step)?.train_loss;
     let at_end = evidence.history.last()?.train_loss;
     (last > best * (1.0 + RISE) && at_end < at_best).then_some((step, best, last))
 }

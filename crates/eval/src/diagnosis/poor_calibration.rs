@@ -17,11 +17,7 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
     if error < POOR || error < ABOVE_CHANCE * chance {
         return None;
     }
-    let severity = if error >= VERY_POOR {
-        Severity::Warning
-    } else {
-        Severity::Note
-    };
+    let severity = if error >= VERY_POOR { Severity::Warning } else { Severity::Note };
     let accuracy = evidence.accuracy();
     let confidence = accuracy + calibration.overconfidence;
     let sentence = format!(
@@ -30,11 +26,7 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
          give {chance:.3} here).",
         percent(confidence),
         percent(accuracy),
-        if calibration.overconfidence >= 0.0 {
-            "sure of itself"
-        } else {
-            "timid"
-        },
+        if calibration.overconfidence >= 0.0 { "sure of itself" } else { "timid" },
         100.0 * error,
     );
     let advice = "Do not read its probabilities as chances, or set thresholds on data of your own. \
@@ -46,13 +38,7 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
         ("mean_confidence", confidence),
         ("accuracy", accuracy),
     ];
-    Some(Finding::new(
-        Kind::PoorCalibration,
-        severity,
-        sentence,
-        advice,
-        &figures,
-    ))
+    Some(Finding::new(Kind::PoorCalibration, severity, sentence, advice, &figures))
 }
 
 /// The error that a perfectly calibrated model with these confidences has on average: the mean

@@ -12,10 +12,7 @@ const STILL: f64 = 0.02;
 pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
     let losses = evidence.validation_losses();
     let &(step, last) = losses.last().filter(|_| losses.len() >= POINTS)?;
-    let lowest = losses
-        .iter()
-        .map(|(_, loss)| *loss)
-        .fold(f64::INFINITY, f64::min);
+    let lowest = losses.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
     let (from, before) = losses[losses.len() - 1 - (losses.len() / 4).max(1)];
     let fall = (before - last) / before;
     if last > lowest || before <= 0.0 || fall < STILL {
@@ -28,16 +25,6 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
     );
     let advice = "Train longer; with early stopping a larger number of epochs costs nothing when \
                   it does not help.";
-    let figures = [
-        ("last_loss", last),
-        ("earlier_loss", before),
-        ("fall", fall),
-    ];
-    Some(Finding::new(
-        Kind::StillImproving,
-        Severity::Warning,
-        sentence,
-        advice,
-        &figures,
-    ))
+    let figures = [("last_loss", last), ("earlier_loss", before), ("fall", fall)];
+    Some(Finding::new(Kind::StillImproving, Severity::Warning, sentence, advice, &figures))
 }

@@ -18,34 +18,17 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
     if total == 0 || (fewest >= FEW && total >= FEW_IN_ALL) {
         return None;
     }
-    let severity = if fewest < VERY_FEW {
-        Severity::Serious
-    } else {
-        Severity::Warning
-    };
+    let severity = if fewest < VERY_FEW { Severity::Serious } else { Severity::Warning };
     let sentence = format!(
         "There are {}, and {} of the rarest label {:?}; a text classifier trained from scratch \
          wants about {FEW} a label and {FEW_IN_ALL} in all before its numbers settle.",
         count(total, "training example"),
-        if fewest == 0 {
-            "none".to_string()
-        } else {
-            format!("only {fewest}")
-        },
+        if fewest == 0 { "none".to_string() } else { format!("only {fewest}") },
         evidence.labels.get(class).map_or("?", String::as_str),
     );
     let advice = "Label more examples, of the rare labels first; until then prefer a small model \
                   (bag of embeddings), strong regularisation and text augmentation, and k-fold \
                   splits to measure.";
-    let figures = [
-        ("training_examples", total as f64),
-        ("rarest_label", fewest as f64),
-    ];
-    Some(Finding::new(
-        Kind::TooLittleData,
-        severity,
-        sentence,
-        advice,
-        &figures,
-    ))
+    let figures = [("training_examples", total as f64), ("rarest_label", fewest as f64)];
+    Some(Finding::new(Kind::TooLittleData, severity, sentence, advice, &figures))
 }

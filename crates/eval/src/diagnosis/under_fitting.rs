@@ -20,35 +20,17 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
     if skill >= LITTLE_SKILL {
         return None;
     }
-    let severity = if skill < NO_SKILL {
-        Severity::Serious
-    } else {
-        Severity::Warning
-    };
+    let severity = if skill < NO_SKILL { Severity::Serious } else { Severity::Warning };
     let sentence = format!(
         "The model gets only {} of its own training examples right, where always guessing the \
          largest class ({} of the {side} ones) gets {}: it has not fitted the data.",
         percent(train),
         percent(majority),
-        if skill < NO_SKILL {
-            "about as much"
-        } else {
-            "most of that"
-        },
+        if skill < NO_SKILL { "about as much" } else { "most of that" },
     );
     let advice = "Train longer, raise the learning rate or check that its schedule does not end \
                   too early, take a larger model, lower dropout and weight decay, and look at some \
                   labels: they may be wrong.";
-    let figures = [
-        ("train_accuracy", train),
-        ("majority_share", majority),
-        ("skill", skill),
-    ];
-    Some(Finding::new(
-        Kind::UnderFitting,
-        severity,
-        sentence,
-        advice,
-        &figures,
-    ))
+    let figures = [("train_accuracy", train), ("majority_share", majority), ("skill", skill)];
+    Some(Finding::new(Kind::UnderFitting, severity, sentence, advice, &figures))
 }

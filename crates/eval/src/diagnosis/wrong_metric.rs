@@ -11,20 +11,11 @@ const DISTANCE: f64 = 0.10;
 const DOMINANT: f64 = 0.6;
 
 /// Metrics that count every example the same.
-const BY_EXAMPLE: [&str; 6] = [
-    "accuracy",
-    "precision_micro",
-    "recall_micro",
-    "f1_micro",
-    "f1_weighted",
-    "recall_weighted",
-];
+const BY_EXAMPLE: [&str; 6] =
+    ["accuracy", "precision_micro", "recall_micro", "f1_micro", "f1_weighted", "recall_weighted"];
 
 pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
-    let headline = evidence
-        .metrics
-        .first()
-        .filter(|name| BY_EXAMPLE.contains(&name.as_str()))?;
+    let headline = evidence.metrics.first().filter(|name| BY_EXAMPLE.contains(&name.as_str()))?;
     let (accuracy, majority) = (evidence.accuracy(), evidence.majority());
     let balanced = balanced_accuracy(&evidence.matrix).ok()?;
     let correlation = matthews(&evidence.matrix).ok()?;
@@ -32,11 +23,7 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
         return None;
     }
     let floor = accuracy <= majority + evidence.half_width(accuracy, evidence.examples());
-    let severity = if floor {
-        Severity::Serious
-    } else {
-        Severity::Warning
-    };
+    let severity = if floor { Severity::Serious } else { Severity::Warning };
     let mut sentence = format!(
         "{headline} is the headline, but {} of the examples are of one class: accuracy is {}, \
          while averaged over the classes only {} are right and the correlation with the truth is \
@@ -56,11 +43,5 @@ pub(super) fn find(evidence: &Evidence) -> Option<Finding> {
         ("majority_share", majority),
         ("matthews", correlation),
     ];
-    Some(Finding::new(
-        Kind::WrongMetric,
-        severity,
-        sentence,
-        advice,
-        &figures,
-    ))
+    Some(Finding::new(Kind::WrongMetric, severity, sentence, advice, &figures))
 }

@@ -4,11 +4,7 @@
 use super::{ConfusionMatrix, Metric, MetricError};
 
 pub(super) const METRICS: &[Metric] = &[
-    counted!(
-        "accuracy",
-        "Share of examples whose most probable class is the true one.",
-        accuracy
-    ),
+    counted!("accuracy", "Share of examples whose most probable class is the true one.", accuracy),
     counted!(
         "balanced_accuracy",
         "Mean over the classes of the share of their examples that are right.",

@@ -19,15 +19,8 @@ pub fn brier(predictions: &Predictions) -> f64 {
     let scale = if predictions.classes() == 2 { 0.5 } else { 1.0 };
     let distance = |(row, &target): (&[f64], &usize)| -> f64 {
         let truth = |class| if class == target { 1.0 } else { 0.0 };
-        row.iter()
-            .enumerate()
-            .map(|(class, p)| (p - truth(class)).powi(2))
-            .sum()
+        row.iter().enumerate().map(|(class, p)| (p - truth(class)).powi(2)).sum()
     };
-    let sum: f64 = predictions
-        .rows()
-        .zip(predictions.targets())
-        .map(distance)
-        .sum();
+    let sum: f64 = predictions.rows().zip(predictions.targets()).map(distance).sum();
     scale * sum / predictions.len() as f64
 }

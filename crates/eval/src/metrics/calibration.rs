@@ -68,16 +68,8 @@ impl Calibration {
                 lower: at as f64 / width as f64,
                 upper: (at + 1) as f64 / width as f64,
                 count,
-                confidence: if count == 0 {
-                    0.0
-                } else {
-                    confidence / count as f64
-                },
-                accuracy: if count == 0 {
-                    0.0
-                } else {
-                    correct as f64 / count as f64
-                },
+                confidence: if count == 0 { 0.0 } else { confidence / count as f64 },
+                accuracy: if count == 0 { 0.0 } else { correct as f64 / count as f64 },
             })
             .collect();
         let n = predictions.len() as f64;

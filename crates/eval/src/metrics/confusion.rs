@@ -27,10 +27,7 @@ pub struct ConfusionMatrix {
 impl ConfusionMatrix {
     /// A matrix of `classes` by `classes` zeros.
     pub fn zeros(classes: usize) -> ConfusionMatrix {
-        ConfusionMatrix {
-            classes,
-            counts: vec![0; classes * classes],
-        }
+        ConfusionMatrix { classes, counts: vec![0; classes * classes] }
     }
 
     /// Counts `count` more examples of the true class `target` taken for `predicted`.
@@ -58,16 +55,12 @@ impl ConfusionMatrix {
 
     /// Number of examples whose true class is `class`.
     pub fn support(&self, class: usize) -> u64 {
-        (0..self.classes)
-            .map(|predicted| self.count(class, predicted))
-            .sum()
+        (0..self.classes).map(|predicted| self.count(class, predicted)).sum()
     }
 
     /// Number of examples taken for `class`.
     pub fn predicted(&self, class: usize) -> u64 {
-        (0..self.classes)
-            .map(|target| self.count(target, class))
-            .sum()
+        (0..self.classes).map(|target| self.count(target, class)).sum()
     }
 
     /// Number of examples of `class` that were taken for it.
@@ -104,14 +97,10 @@ impl TryFrom<Vec<Vec<u64>>> for ConfusionMatrix {
     fn try_from(rows: Vec<Vec<u64>>) -> Result<ConfusionMatrix, String> {
         let classes = rows.len();
         match rows.iter().position(|row| row.len() != classes) {
-            Some(row) => Err(format!(
-                "a confusion matrix is square: row {row} has {} numbers, not {classes}",
-                rows[row].len()
-            )),
-            None => Ok(ConfusionMatrix {
-                classes,
-                counts: rows.into_iter().flatten().collect(),
-            }),
+            Some(row) => {
+                Err(format!("a confusion matrix is square: row {row} has {} numbers, not {classes}", rows[row].len()))
+            }
+            None => Ok(ConfusionMatrix { classes, counts: rows.into_iter().flatten().collect() }),
         }
     }
 }

@@ -18,9 +18,7 @@ pub fn cohen_kappa(matrix: &ConfusionMatrix) -> Result<f64, MetricError> {
     let chance = |class| matrix.support(class) as f64 * matrix.predicted(class) as f64;
     let expected: f64 = (0..matrix.classes()).map(chance).sum::<f64>() / total;
     if total == 0.0 || total - expected <= 0.0 {
-        return Err(MetricError::undefined(
-            "truth and prediction are one class throughout",
-        ));
+        return Err(MetricError::undefined("truth and prediction are one class throughout"));
     }
     Ok((matrix.correct() as f64 - expected) / (total - expected))
 }

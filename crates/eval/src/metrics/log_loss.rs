@@ -14,13 +14,7 @@ pub(super) const METRICS: &[Metric] = &[Metric {
 /// Mean negative log likelihood in nats, from 0 on. Probabilities are kept `f64::EPSILON` away from
 /// 0 and 1, so that one certain mistake costs 36 nats and not infinity.
 pub fn log_loss(predictions: &Predictions) -> f64 {
-    let surprise = |(row, &target): (&[f64], &usize)| {
-        -row[target].clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln()
-    };
-    let sum: f64 = predictions
-        .rows()
-        .zip(predictions.targets())
-        .map(surprise)
-        .sum();
+    let surprise = |(row, &target): (&[f64], &usize)| -row[target].clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln();
+    let sum: f64 = predictions.rows().zip(predictions.targets()).map(surprise).sum();
     sum / predictions.len() as f64
 }

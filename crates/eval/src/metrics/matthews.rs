@@ -4,11 +4,8 @@
 
 use super::{ConfusionMatrix, Metric, MetricError};
 
-pub(super) const METRICS: &[Metric] = &[counted!(
-    "matthews",
-    "Correlation of prediction and truth: 1 is perfect, 0 is chance.",
-    matthews
-)];
+pub(super) const METRICS: &[Metric] =
+    &[counted!("matthews", "Correlation of prediction and truth: 1 is perfect, 0 is chance.", matthews)];
 
 /// Correlation of prediction and truth, in `[-1, 1]`; 0 when all examples, or all predictions, are
 /// of one class, by convention.

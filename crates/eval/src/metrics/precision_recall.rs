@@ -27,11 +27,9 @@ pub(super) const METRICS: &[Metric] = &[
         "Share of all predictions that are right; with one label an example it is the accuracy.",
         |matrix| Ok(average(matrix, Average::Micro, 1.0).precision)
     ),
-    counted!(
-        "recall_macro",
-        "Share of the examples of a class that are found, mean over the classes.",
-        |matrix| Ok(average(matrix, Average::Macro, 1.0).recall)
-    ),
+    counted!("recall_macro", "Share of the examples of a class that are found, mean over the classes.", |matrix| Ok(
+        average(matrix, Average::Macro, 1.0).recall
+    )),
     counted!(
         "recall_weighted",
         "Share of the examples of a class that are found, mean weighted by class size.",
@@ -42,31 +40,26 @@ pub(super) const METRICS: &[Metric] = &[
         "Share of all examples that are found; with one label an example it is the accuracy.",
         |matrix| Ok(average(matrix, Average::Micro, 1.0).recall)
     ),
-    counted!(
-        "f1_macro",
-        "Harmonic mean of precision and recall of a class, mean over the classes.",
-        |matrix| Ok(average(matrix, Average::Macro, 1.0).f)
-    ),
+    counted!("f1_macro", "Harmonic mean of precision and recall of a class, mean over the classes.", |matrix| Ok(
+        average(matrix, Average::Macro, 1.0).f
+    )),
     counted!(
         "f1_weighted",
         "Harmonic mean of precision and recall of a class, mean weighted by class size.",
         |matrix| Ok(average(matrix, Average::Weighted, 1.0).f)
     ),
-    counted!(
-        "f1_micro",
-        "Harmonic mean of precision and recall over all examples: the accuracy.",
-        |matrix| Ok(average(matrix, Average::Micro, 1.0).f)
-    ),
-    counted!(
-        "f05_macro",
-        "F-beta with beta 0.5 (precision counts more), mean over the classes.",
-        |matrix| Ok(average(matrix, Average::Macro, 0.5).f)
-    ),
-    counted!(
-        "f2_macro",
-        "F-beta with beta 2 (recall counts more), mean over the classes.",
-        |matrix| Ok(average(matrix, Average::Macro, 2.0).f)
-    ),
+    counted!("f1_micro", "Harmonic mean of precision and recall over all examples: the accuracy.", |matrix| Ok(
+        average(matrix, Average::Micro, 1.0).f
+    )),
+    counted!("f05_macro", "F-beta with beta 0.5 (precision counts more), mean over the classes.", |matrix| Ok(
+        average(matrix, Average::Macro, 0.5).f
+    )),
+    counted!("f2_macro", "F-beta with beta 2 (recall counts more), mean over the classes.", |matrix| Ok(average(
+        matrix,
+        Average::Macro,
+        2.0
+    )
+    .f)),
 ];
 
 /// How the numbers of several classes become one.
@@ -103,12 +96,7 @@ pub struct PrecisionRecall {
 /// assert_eq!(of_class(&matrix, 1, 1.0).precision, 0.0);
 /// ```
 pub fn of_class(matrix: &ConfusionMatrix, class: usize, beta: f64) -> PrecisionRecall {
-    of_counts(
-        matrix.hits(class),
-        matrix.predicted(class),
-        matrix.support(class),
-        beta,
-    )
+    of_counts(matrix.hits(class), matrix.predicted(class), matrix.support(class), beta)
 }
 
 /// The numbers of all classes as one.
@@ -116,11 +104,7 @@ pub fn average(matrix: &ConfusionMatrix, average: Average, beta: f64) -> Precisi
     if average == Average::Micro {
         return of_counts(matrix.correct(), matrix.total(), matrix.total(), beta);
     }
-    let mut sum = PrecisionRecall {
-        precision: 0.0,
-        recall: 0.0,
-        f: 0.0,
-    };
+    let mut sum = PrecisionRecall { precision: 0.0, recall: 0.0, f: 0.0 };
     let mut weights = 0.0;
     for class in matrix.seen() {
         let weight = match average {
@@ -134,11 +118,7 @@ pub fn average(matrix: &ConfusionMatrix, average: Average, beta: f64) -> Precisi
         weights += weight;
     }
     let mean = |sum: f64| if weights > 0.0 { sum / weights } else { 0.0 };
-    PrecisionRecall {
-        precision: mean(sum.precision),
-        recall: mean(sum.recall),
-        f: mean(sum.f),
-    }
+    PrecisionRecall { precision: mean(sum.precision), recall: mean(sum.recall), f: mean(sum.f) }
 }
 
 fn of_counts(hits: u64, predicted: u64, support: u64, beta: f64) -> PrecisionRecall {
@@ -147,10 +127,7 @@ fn of_counts(hits: u64, predicted: u64, support: u64, beta: f64) -> PrecisionRec
     PrecisionRecall {
         precision: share(hits as f64, predicted as f64),
         recall: share(hits as f64, support as f64),
-        f: share(
-            (1.0 + beta2) * hits as f64,
-            beta2 * support as f64 + predicted as f64,
-        ),
+        f: share((1.0 + beta2) * hits as f64, beta2 * support as f64 + predicted as f64),
     }
 }
 
@@ -172,10 +149,7 @@ pub struct PrecisionRecallPoint {
 ///
 /// # Errors
 /// Undefined when no example is of this class.
-pub fn curve(
-    predictions: &Predictions,
-    class: usize,
-) -> Result<Vec<PrecisionRecallPoint>, MetricError> {
+pub fn curve(predictions: &Predictions, class: usize) -> Result<Vec<PrecisionRecallPoint>, MetricError> {
     let steps = super::roc::steps(predictions, class);
     let positives = steps.last().map_or(0, |step| step.true_positives);
     if positives == 0 {

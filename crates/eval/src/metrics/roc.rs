@@ -44,11 +44,7 @@ pub struct RocPoint {
 pub fn curve(predictions: &Predictions, class: usize) -> Result<Vec<RocPoint>, MetricError> {
     let steps = steps(predictions, class);
     let (positives, negatives) = both_sides(&steps, predictions, class)?;
-    let first = RocPoint {
-        false_positive_rate: 0.0,
-        true_positive_rate: 0.0,
-        threshold: None,
-    };
+    let first = RocPoint { false_positive_rate: 0.0, true_positive_rate: 0.0, threshold: None };
     let rest = steps.iter().map(|step| RocPoint {
         false_positive_rate: step.false_positives as f64 / negatives,
         true_positive_rate: step.true_positives as f64 / positives,
@@ -127,30 +123,18 @@ pub(super) fn steps(predictions: &Predictions, class: usize) -> Vec<Step> {
             Some(last) if last.threshold == threshold => {
                 (last.true_positives, last.false_positives) = (true_positives, false_positives);
             }
-            _ => steps.push(Step {
-                threshold,
-                true_positives,
-                false_positives,
-            }),
+            _ => steps.push(Step { threshold, true_positives, false_positives }),
         }
     }
     steps
 }
 
-fn both_sides(
-    steps: &[Step],
-    predictions: &Predictions,
-    class: usize,
-) -> Result<(f64, f64), MetricError> {
-    let (positives, negatives) = steps
-        .last()
-        .map_or((0, 0), |step| (step.true_positives, step.false_positives));
+fn both_sides(steps: &[Step], predictions: &Predictions, class: usize) -> Result<(f64, f64), MetricError> {
+    let (positives, negatives) = steps.last().map_or((0, 0), |step| (step.true_positives, step.false_positives));
     let label = predictions.labels().get(class).map_or("?", String::as_str);
     match (positives, negatives) {
         (0, _) => Err(MetricError::undefined(format!("no example is {label:?}"))),
-        (_, 0) => Err(MetricError::undefined(format!(
-            "every example is {label:?}"
-        ))),
+        (_, 0) => Err(MetricError::undefined(format!("every example is {label:?}"))),
         (positives, negatives) => Ok((positives as f64, negatives as f64)),
     }
 }

@@ -36,19 +36,12 @@ pub(super) const METRICS: &[Metric] = &[
 pub fn top_k_accuracy(predictions: &Predictions, k: usize) -> Result<f64, MetricError> {
     let classes = predictions.classes();
     if k == 0 || k >= classes {
-        return Err(MetricError::undefined(format!(
-            "the {k} most probable of {classes} classes are no choice"
-        )));
+        return Err(MetricError::undefined(format!("the {k} most probable of {classes} classes are no choice")));
     }
     let among = |&(row, &target): &(&[f64], &usize)| {
-        let ahead =
-            |&(class, &p): &(usize, &f64)| p > row[target] || (p == row[target] && class > target);
+        let ahead = |&(class, &p): &(usize, &f64)| p > row[target] || (p == row[target] && class > target);
         row.iter().enumerate().filter(ahead).count() < k
     };
-    let hits = predictions
-        .rows()
-        .zip(predictions.targets())
-        .filter(among)
-        .count();
+    let hits = predictions.rows().zip(predictions.targets()).filter(among).count();
     Ok(hits as f64 / predictions.len() as f64)
 }

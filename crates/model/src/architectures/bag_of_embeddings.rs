@@ -86,7 +86,8 @@ impl BagOfEmbeddings {
     pub fn new(path: &Path, config: &Map<String, Value>) -> Result<Self, ModelError> {
         let (common, own) = BagOfEmbeddingsConfig::read(config)?;
         let width = own.embedding_dim;
-        let embedding = EmbeddingBag::new(&path.sub("embedding"), common.vocab_size, width, own.pooling, own.embedding_init)?;
+        let embedding =
+            EmbeddingBag::new(&path.sub("embedding"), common.vocab_size, width, own.pooling, own.embedding_init)?;
         let (hidden, width) = if own.hidden_dim == 0 {
             (None, width)
         } else {

@@ -40,9 +40,8 @@ pub struct WideAndDeepConfig {
 impl WideAndDeepConfig {
     fn read(config: &Map<String, Value>) -> Result<(Common, Self), ModelError> {
         let (common, own): (Common, Self) = read_config(NAME, config)?;
-        Check(NAME).that((0.0..=1.0).contains(&own.alone), || {
-            format!("\"alone\" must be from 0 to 1, not {}", own.alone)
-        })?;
+        Check(NAME)
+            .that((0.0..=1.0).contains(&own.alone), || format!("\"alone\" must be from 0 to 1, not {}", own.alone))?;
         Ok((common, own))
     }
 
