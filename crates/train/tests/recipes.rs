@@ -44,6 +44,7 @@ fn small(recipe: &Recipe, folder: &Path) -> Vec<Override> {
         "bag_of_embeddings" => &[("embedding_dim", 8)],
         "bilstm" | "bigru" => &[("embedding_dim", 16), ("hidden_dim", 8)],
         "transformer" => &[("hidden_dim", 16), ("layers", 1), ("heads", 2), ("feed_forward_dim", 32)],
+        "wide_and_deep" => &[("wide.embedding_dim", 8), ("deep.embedding_dim", 16), ("deep.filters", 8)],
         other => panic!("say how to make a {other} small"),
     };
     overrides.extend(sizes.iter().map(|(key, size)| set(&format!("model.{key}"), size)));

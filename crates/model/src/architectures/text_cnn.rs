@@ -154,12 +154,11 @@ mod tests {
 
     #[test]
     fn wide_windows_see_zeros_past_the_end() {
-        let parameters = Parameters::new(1, Device::Cpu);
         let logits = |wide: bool, rows: &[&[u32]]| {
             let keys = serde_json::from_value(serde_json::json!({ "wide": wide, "widths": [2, 3], "dropout": 0.0 }));
             let labels = ["no".to_owned(), "yes".to_owned()];
             let config = complete_config("text_cnn", &keys.unwrap(), Vocabulary::of_tokens(20), &labels).unwrap();
-            let model = build(&parameters.root(), &config).unwrap();
+            let model = build(&Parameters::new(1, Device::Cpu).root(), &config).unwrap();
             model.forward(&TextInput::from_ids(rows, 0, Device::Cpu).unwrap(), false).unwrap()
         };
         let wide = logits(true, &[&[3, 4, 5, 6], &[7, 8, 9]]);
