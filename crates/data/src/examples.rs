@@ -3,6 +3,7 @@
 //! A `Store` holds every row that was read once; the sides of a split are lists of row numbers on it. Files are
 //! anonymous (already unlinked), so nothing is left behind whatever happens. It knows nothing of formats or splitting.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -111,7 +112,7 @@ impl Examples {
         })
     }
 
-    /// Where example `i` was read, as `file:line`.
+    /// Where example `i` was read, as `file:line`; the file without its folder, unless two files have one name.
     pub fn describe_row(&self, i: usize) -> String {
         self.rows.get(i).map_or_else(String::new, |row| self.store.describe(*row))
     }
@@ -251,6 +252,8 @@ pub(crate) struct Store {
     texts: Bytes,
     index: Bytes,
     files: Vec<PathBuf>,
+    /// What rows call them.
+    names: Vec<String>,
 }
 
 impl Store {
@@ -276,9 +279,21 @@ impl Store {
 
     pub(crate) fn describe(&self, row: u32) -> String {
         let record = self.record(row);
-        let file = self.files.get(record.file as usize).map(|path| path.display().to_string());
-        format!("{}:{}", file.unwrap_or_default(), record.line)
+        let name = self.names.get(record.file as usize).map_or("", String::as_str);
+        format!("{name}:{}", record.line)
     }
+}
+
+/// What rows call their files: the bare name, or the whole path where two files have the same name.
+pub(crate) fn short_names<'p>(files: impl Iterator<Item = &'p Path> + Clone) -> Vec<String> {
+    let bare = |path: &'p Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut seen: HashMap<_, u32> = HashMap::new();
+    files.clone().for_each(|path| *seen.entry(bare(path)).or_default() += 1);
+    let name = |path| match bare(path) {
+        Some(name) if seen.get(&Some(name.clone())) == Some(&1) => name,
+        _ => path.display().to_string(),
+    };
+    files.map(name).collect()
 }
 
 /// Where bytes go: an unnamed file, or memory.
@@ -358,7 +373,8 @@ impl Spool {
     }
 
     pub(crate) fn finish(self, files: Vec<PathBuf>) -> Result<Store, DataError> {
-        Ok(Store { texts: self.texts.finish()?, index: self.index.finish()?, files })
+        let names = short_names(files.iter().map(PathBuf::as_path));
+        Ok(Store { texts: self.texts.finish()?, index: self.index.finish()?, files, names })
     }
 }
 

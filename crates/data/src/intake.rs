@@ -19,7 +19,7 @@ use self::names::{MOST_LABELS, Names, Numbered};
 use self::steps::{Steps, Which};
 use crate::clean::{CleanConfig, Missing, TextCleaning, TooLong, folded};
 use crate::error::{BadRow, DataError, Place, RowProblem};
-use crate::examples::{Record, RowId, Spool, Store};
+use crate::examples::{Record, RowId, Spool, Store, short_names};
 use crate::schema::{DataConfig, LabelValue, time};
 use crate::source::Reader;
 use crate::summary::{DataReport, FileReport};
@@ -168,6 +168,7 @@ pub(crate) fn take_in(
         steps: Steps::new(data, clean, needs_time),
         spool: Spool::in_folder(spool)?,
         files,
+        names_of_files: short_names(paths.iter().map(PathBuf::as_path)),
         sides,
     };
     let cleaner = Cleaner { data, clean, cleaning: clean.text(), needs_time };
@@ -299,7 +300,14 @@ struct Rows {
     steps: Steps,
     spool: Spool,
     files: Vec<FileReport>,
+    /// What the report's rows call them.
+    names_of_files: Vec<String>,
     sides: Vec<u32>,
+}
+
+/// A row's place in the report.
+fn describe(names: &[String], file: u32, line: u64) -> String {
+    format!("{}:{line}", names.get(file as usize).map_or("", String::as_str))
 }
 
 impl Rows {
@@ -311,7 +319,7 @@ impl Rows {
             (0..batch.num_rows()).into_par_iter().with_min_len(64).map(one).collect()
         };
         for (i, outcome) in outcomes.into_iter().enumerate() {
-            let describe = || format!("{}:{}", self.path(view.file(i)), view.line(i));
+            let describe = || describe(&self.names_of_files, view.file(i), view.line(i));
             match outcome {
                 // A missing value under `missing = "stop"` stops whatever `bad_rows` says.
                 Outcome::Bad(row) if row.problem == RowProblem::Missing => return Err(row.into()),
@@ -328,10 +336,6 @@ impl Rows {
             }
         }
         Ok(())
-    }
-
-    fn path(&self, file: u32) -> &str {
-        self.files.get(file as usize).map_or("", |file| &file.path)
     }
 
     fn keep(&mut self, kept: Kept<'_>, raw: &str, cleaner: &Cleaner<'_>, reader: &mut Reader) -> Result<(), DataError> {
@@ -351,11 +355,8 @@ impl Rows {
                 }
             }
         }
-        let files = &self.files;
-        let row = || {
-            let path = files.get(record.file as usize).map_or("", |file| &file.path);
-            format!("{path}:{}", record.line)
-        };
+        let names = &self.names_of_files;
+        let row = || describe(names, record.file, record.line);
         self.steps.kept(&kept, row, raw, &cleaner.cleaning);
         if let Some(file) = self.files.get_mut(record.file as usize) {
             file.rows += 1;

@@ -24,4 +24,4 @@ pub use package::{Package, PackageError, PackageParts};
 pub use parameters::{Parameters, Path};
 pub use pipeline::{Classification, Pipeline, PipelineError, PipelineOptions};
 pub use text_input::TextInput;
-pub use weights::Weights;
+pub use weights::{TensorSource, Weights};

@@ -88,7 +88,7 @@ impl Signature {
 pub struct Source {
     /// The program and version that wrote the package.
     pub tool: String,
-    /// Digest of the recipe's text.
+    /// Digest of the recipe's keys as they took effect, but for where files lie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe_sha256: Option<String>,
     /// The seed of the run.
@@ -110,7 +110,7 @@ impl Default for Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataFile {
-    /// Its name, as the recipe gives it.
+    /// Its name without folders.
     pub file: String,
     /// Its length.
     pub bytes: u64,

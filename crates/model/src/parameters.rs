@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{ModelError, WeightsError};
 use crate::init::Init;
-use crate::weights::{self, Weights};
+use crate::weights::{self, TensorSource, Weights};
 
 /// The parameters of one model, in the order in which its layers asked for them.
 ///
@@ -34,8 +34,8 @@ pub struct Parameters {
 enum Source {
     /// Fresh, and to be trained.
     Initialised { seed: u64 },
-    /// Views of a mapped file, never to change.
-    Mapped(Weights),
+    /// Views of mapped files, never to change.
+    Mapped(Box<dyn TensorSource>),
     /// The tensors of other parameters, which may change under us.
     Shared(BTreeMap<String, Tensor>),
 }
@@ -46,10 +46,10 @@ impl Parameters {
         Parameters::from_source(Source::Initialised { seed }, device)
     }
 
-    /// Parameters for inference, out of a mapped file. On the CPU float32 tensors are views of the map; other float
+    /// Parameters for inference, out of mapped files. On the CPU float32 tensors are views of the map; other float
     /// types and other devices take a copy. They have no gradients, and layers may pack them.
-    pub fn mapped(file: &Weights, device: Device) -> Parameters {
-        Parameters::from_source(Source::Mapped(file.clone()), device)
+    pub fn mapped(source: Box<dyn TensorSource>, device: Device) -> Parameters {
+        Parameters::from_source(Source::Mapped(source), device)
     }
 
     /// The same tensors again, without gradients, for a second model over the first one's weights: evaluation during
@@ -133,11 +133,11 @@ impl Parameters {
         Ok(())
     }
 
-    /// The file's tensors that no layer has asked for: what a package must not have.
-    pub fn unused(&self, weights: &Weights) -> Vec<String> {
+    /// The tensors on disk that no layer has asked for: what a package must not have.
+    pub fn unused(&self, weights: &dyn TensorSource) -> Vec<String> {
         let taken = self.taken.borrow();
         let taken: BTreeSet<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
-        weights.names().filter(|name| !taken.contains(name)).map(str::to_string).collect()
+        weights.names().into_iter().filter(|name| !taken.contains(name)).map(str::to_string).collect()
     }
 
     fn take(&self, name: String, shape: &[i64], init: Init) -> Result<Tensor, ModelError> {
@@ -151,11 +151,9 @@ impl Parameters {
                 tensor.f_set_requires_grad(true)?
             }
             Source::Mapped(weights) => {
+                let file = weights.file_of(&name).display();
                 let problem = |found: &[i64]| {
-                    format!(
-                        "has the shape {found:?} in {}, but the configuration asks for {shape:?}",
-                        weights.file().display()
-                    )
+                    format!("has the shape {found:?} in {file}, but the configuration asks for {shape:?}")
                 };
                 match (weights.shape(&name), weights.kind(&name)) {
                     (Some(found), _) if found != shape => return Err(refuse(problem(found))),
@@ -167,10 +165,7 @@ impl Parameters {
                         return Err(refuse(format!("holds {other:?}, not floating-point numbers")));
                     }
                     (_, None) => {
-                        return Err(refuse(format!(
-                            "is missing in {}, and the configuration asks for it",
-                            weights.file().display()
-                        )));
+                        return Err(refuse(format!("is missing in {file}, and the configuration asks for it")));
                     }
                 }
             }

@@ -122,7 +122,7 @@ impl Pipeline {
         let model = |source| PackageError::Model { folder: folder.to_path_buf(), source };
         let weights = package.weights()?;
         let encoder = package.encoder()?;
-        let parameters = Parameters::mapped(&weights, options.device);
+        let parameters = Parameters::mapped(Box::new(weights.clone()), options.device);
         let classifier = architectures::build(&parameters.root(), package.config()).map_err(model)?;
         if let Some(tensor) = parameters.unused(&weights).into_iter().next() {
             let problem = format!("is in {}, but the configuration has no place for it", weights.file().display());

@@ -117,7 +117,10 @@ impl Service<Request<Body>> for Admission {
                     .unwrap_or_else(|_| Ok(refused(Refusal::DeadlineExceeded))),
                 None => answer.await,
             };
-            answer.map(|answer| with_bound_code(answer).map(|body| Body::new(Held { body, _place: place })))
+            answer.map(|mut answer| {
+                set_bound_code(answer.headers_mut());
+                answer.map(|body| Body::new(Held { body, _place: place }))
+            })
         })
     }
 }
@@ -127,14 +130,13 @@ fn refused(refusal: Refusal) -> Response<Body> {
 }
 
 // tonic calls a message beyond its bound OUT_OF_RANGE. gRPC's own libraries, and every other bound here, say
-// RESOURCE_EXHAUSTED; nothing of ours uses the former.
-fn with_bound_code(mut answer: Response<Body>) -> Response<Body> {
-    if let Some(code) = answer.headers_mut().get_mut("grpc-status")
+// RESOURCE_EXHAUSTED; nothing of ours uses the former. A unary answer says it in its headers, a stream in its trailers.
+fn set_bound_code(headers: &mut HeaderMap) {
+    if let Some(code) = headers.get_mut("grpc-status")
         && *code == (Code::OutOfRange as i32).to_string()
     {
         *code = HeaderValue::from(Code::ResourceExhausted as i32);
     }
-    answer
 }
 
 // The caller's deadline: at most eight digits and a unit, by the gRPC specification. What cannot be read is no deadline.
@@ -167,7 +169,13 @@ impl http_body::Body for Held {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let mut frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            set_bound_code(trailers);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -24,8 +24,8 @@ pub struct ServerConfig {
     pub address: SocketAddr,
     /// Folders of packages to serve, one model each. Default: none.
     pub packages: Vec<PathBuf>,
-    /// Threads that libtorch uses within one operation, in the whole process. Default (absent): the processors that this
-    /// process may use, shared out between the models, at least one each.
+    /// Threads that libtorch uses within one operation of one model. Default (absent): the processors that this process may
+    /// use, shared out between the models, at least one each.
     pub threads: Option<i32>,
 
     /// Most texts that a model is given at once. A longer request is run in parts. Default: 64.

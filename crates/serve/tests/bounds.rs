@@ -181,6 +181,10 @@ async fn beyond_its_bounds_the_server_refuses_at_once() {
     let long = "x".repeat(2000);
     let status = server.typed().classify(texts("stepped", &[&long])).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let request = ClassifyStreamRequest { id: "long".to_owned(), request: Some(texts("stepped", &[&long])) };
+    let mut answers = server.typed().classify_stream(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let status = answers.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     server.stop().await.unwrap();
 }
 

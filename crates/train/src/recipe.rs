@@ -223,8 +223,8 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// SHA-256 of every key as it takes effect, but for the data's paths: two recipes with the same one ask for the same
-    /// run on the same data.
+    /// SHA-256 of every key as it takes effect, but for where files lie and how batches are made ready: two recipes with
+    /// the same one ask for the same run on the same data.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -296,11 +296,17 @@ impl Recipe {
     }
 
     fn digest_of_keys(&self) -> String {
+        // The files count by their contents (see `run_folder.rs`), and batches are the same whoever makes them.
+        const LEFT_OUT: [(&str, &[&str]); 4] = [
+            ("data", &["train", "validation", "test"]),
+            ("augment", &["synonyms"]),
+            ("tokenizer", &["path"]),
+            ("training", &["prefetch", "loader_threads"]),
+        ];
         let mut table = overrides::to_table(self);
-        if let Some(toml::Value::Table(data)) = table.get_mut("data") {
-            // The files count by their contents (see `run_folder.rs`), not by where they lie.
-            for key in ["train", "validation", "test"] {
-                data.remove(key);
+        for (section, keys) in LEFT_OUT {
+            if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+                section.retain(|key, _| !keys.contains(&key));
             }
         }
         let text = toml::to_string(&table).unwrap_or_default();

@@ -150,9 +150,18 @@ impl Trainer {
     /// The batch's part of the mean loss, and how many rows came out right.
     fn forward(&self, batch: &TextBatch, total: f64) -> Result<(Tensor, u64), TrainError> {
         let input = TextInput::new(batch, self.pad_id, self.device())?;
-        let logits = self.model.forward(&input, true)?; // [batch, labels]
-        let loss = self.loss.mean(&logits, &batch.labels, total)?;
-        Ok((loss, right(&logits, &batch.labels)?))
+        let members = self.model.members(&input)?;
+        let losses: Vec<Tensor> = members
+            .iter()
+            .map(|logits| self.loss.mean(logits, &batch.labels, total)) // logits: [batch, labels]
+            .collect::<Result<_, _>>()?;
+        match (losses.as_slice(), members.as_slice()) {
+            ([loss], [logits]) => Ok((loss.shallow_clone(), right(logits, &batch.labels)?)),
+            _ => {
+                let mean = |parts: &[Tensor]| Tensor::f_stack(parts, 0)?.f_mean_dim(0_i64, false, None);
+                Ok((mean(&losses)?, right(&mean(&members)?, &batch.labels)?))
+            }
+        }
     }
 
     fn device(&self) -> Device {

@@ -52,7 +52,9 @@ fn overrides_lie_over_the_file() {
     assert_eq!(recipe.data.train.paths(), [Path::new("/data/b.csv")]);
     assert_eq!(recipe.model.settings["filters"], 7);
     assert_ne!(recipe.digest(), parse(&[]).unwrap().digest());
-    assert_eq!(parse(&[set("data.train=b.csv")]).unwrap().digest(), parse(&[]).unwrap().digest());
+    for elsewhere in ["data.train=b.csv", "tokenizer.path=b.json", "training.prefetch=9", "training.loader_threads=3"] {
+        assert_eq!(parse(&[set(elsewhere)]).unwrap().digest(), parse(&[]).unwrap().digest(), "{elsewhere}");
+    }
     let error = parse(&[set("training.epoch=3")]).unwrap_err().to_string();
     assert!(error.contains("--set training.epoch=3") && error.contains("epochs"), "{error}");
     assert_eq!(parse(&[]).unwrap().data.train.paths(), [Path::new("folder/a.csv")]);

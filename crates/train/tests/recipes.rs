@@ -3,8 +3,9 @@
 
 mod synthetic;
 
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-use tidemill_model::{Pipeline, PipelineOptions};
+use tidemill_model::{Pipeline, PipelineOptions, architectures};
 use tidemill_train::{Override, Recipe, Silent, TrainOptions, train};
 
 fn recipes() -> Vec<PathBuf> {
@@ -39,17 +40,31 @@ fn small(recipe: &Recipe, folder: &Path) -> Vec<Override> {
     if recipe.tokenizer.buckets > 0 {
         overrides.push(set("tokenizer.buckets", 500));
     }
-    let sizes: &[(&str, i64)] = match recipe.model.architecture.as_str() {
-        "text_cnn" => &[("embedding_dim", 16), ("filters", 8)],
-        "bag_of_embeddings" => &[("embedding_dim", 8)],
-        "bilstm" | "bigru" => &[("embedding_dim", 16), ("hidden_dim", 8)],
-        "transformer" => &[("hidden_dim", 16), ("layers", 1), ("heads", 2), ("feed_forward_dim", 32)],
-        "wide_and_deep" => &[("wide.embedding_dim", 8), ("deep.embedding_dim", 16), ("deep.filters", 8)],
-        other => panic!("say how to make a {other} small"),
-    };
-    overrides.extend(sizes.iter().map(|(key, size)| set(&format!("model.{key}"), size)));
+    let defaults = (architectures::find(&recipe.model.architecture).unwrap().defaults)();
+    shrink("model", &defaults, &mut overrides);
     overrides.push(set("tokenizer.vocabulary", 400));
     overrides
+}
+
+/// Every size that an architecture has, its parts' too, made small.
+fn shrink(section: &str, keys: &Map<String, Value>, overrides: &mut Vec<Override>) {
+    const SMALL: [(&str, i64); 6] = [
+        ("embedding_dim", 16),
+        ("filters", 8),
+        ("hidden_dim", 16),
+        ("layers", 1),
+        ("heads", 2),
+        ("feed_forward_dim", 32),
+    ];
+    for (key, default) in keys {
+        let name = format!("{section}.{key}");
+        match (default, SMALL.iter().find(|(small, _)| small == key)) {
+            (Value::Object(part), _) => shrink(&name, part, overrides),
+            // 0 says that there is none.
+            (Value::Number(size), Some((_, small))) if size.as_i64() != Some(0) => overrides.push(set(&name, small)),
+            _ => {}
+        }
+    }
 }
 
 #[test]

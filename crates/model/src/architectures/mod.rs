@@ -19,6 +19,15 @@ pub trait TextClassifier: Send {
     /// # Errors
     /// [`ModelError`] when the input does not fit the model or libtorch refuses; the model stays as it was.
     fn forward(&self, input: &TextInput, train: bool) -> Result<Tensor, ModelError>;
+
+    /// The scores that learn, with dropout: those of each member where several models answer together, each `[batch,
+    /// labels]`. Training takes the mean of their losses, so that every member learns as it would alone.
+    ///
+    /// # Errors
+    /// As [`TextClassifier::forward`].
+    fn members(&self, input: &TextInput) -> Result<Vec<Tensor>, ModelError> {
+        Ok(vec![self.forward(input, true)?])
+    }
 }
 
 /// Builds a model: parameters below the path, sizes by the configuration.

@@ -1,11 +1,11 @@
-//! Wide and deep: a linear model on a bag of n-grams and a TextCNN, whose logits are averaged. Cheng et al. 2016, "Wide &
-//! Deep Learning for Recommender Systems". The bag remembers phrases, the convolutions generalise; they err on different
-//! texts. For most rows of training only one of the two answers, drawn anew each time, so that neither leans on the other
-//! (as ModDrop, Neverova et al. 2016, does for modalities).
+//! Wide and deep: a linear model on a bag of n-grams and several TextCNNs, whose logits are averaged. The parts are those of
+//! Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems": the bag remembers phrases, the convolutions
+//! generalise, and they err on different texts. They learn each by its own loss, as an ensemble does (Hansen and Salamon
+//! 1990), so that none leans on another.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::bag_of_embeddings::{BagOfEmbeddings, BagOfEmbeddingsConfig};
 use super::text_cnn::{TextCnn, TextCnnConfig};
@@ -17,7 +17,7 @@ use crate::text_input::TextInput;
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: NAME,
-    summary: "A bag of n-grams and a TextCNN, averaged (Cheng et al. 2016).",
+    summary: "A bag of n-grams and several TextCNNs, averaged (Cheng et al. 2016).",
     defaults: defaults::<WideAndDeepConfig>,
     build: |path, config| Ok(Box::new(WideAndDeep::new(path, config)?)),
     check: |config| WideAndDeepConfig::read(config).map(drop),
@@ -26,22 +26,28 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 const NAME: &str = "wide_and_deep";
 
 /// Keys of `wide_and_deep`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WideAndDeepConfig {
     /// `[model.wide]`: the keys of `bag_of_embeddings`.
     pub wide: BagOfEmbeddingsConfig,
     /// `[model.deep]`: the keys of `text_cnn`.
     pub deep: TextCnnConfig,
-    /// The share of training rows that only one of the two answers. Default 0: both answer every row.
-    pub alone: f64,
+    /// How many TextCNNs there are, each started anew. Default 1.
+    pub members: i64,
+}
+
+impl Default for WideAndDeepConfig {
+    fn default() -> Self {
+        WideAndDeepConfig { wide: BagOfEmbeddingsConfig::default(), deep: TextCnnConfig::default(), members: 1 }
+    }
 }
 
 impl WideAndDeepConfig {
     fn read(config: &Map<String, Value>) -> Result<(Common, Self), ModelError> {
         let (common, own): (Common, Self) = read_config(NAME, config)?;
         Check(NAME)
-            .that((0.0..=1.0).contains(&own.alone), || format!("\"alone\" must be from 0 to 1, not {}", own.alone))?;
+            .that((1..=64).contains(&own.members), || format!("\"members\" must be from 1 to 64, not {}", own.members))?;
         Ok((common, own))
     }
 
@@ -56,12 +62,11 @@ impl WideAndDeepConfig {
     }
 }
 
-/// The model: `wide.…` as in `bag_of_embeddings`, `deep.…` as in `text_cnn`.
+/// The model: `wide.…` as in `bag_of_embeddings`, `deep.0.…` and on as in `text_cnn`.
 #[derive(Debug)]
 pub struct WideAndDeep {
     wide: BagOfEmbeddings,
-    deep: TextCnn,
-    alone: f64,
+    deep: Vec<TextCnn>,
 }
 
 impl WideAndDeep {
@@ -71,24 +76,30 @@ impl WideAndDeep {
     /// [`ModelError`] when the configuration is wrong or a parameter does not fit it.
     pub fn new(path: &Path, config: &Map<String, Value>) -> Result<Self, ModelError> {
         let (_, own) = WideAndDeepConfig::read(config)?;
+        let deep = WideAndDeepConfig::part(config, &own.deep);
+        let member = |i| TextCnn::new(&path.sub("deep").sub(i), &deep);
         Ok(WideAndDeep {
             wide: BagOfEmbeddings::new(&path.sub("wide"), &WideAndDeepConfig::part(config, &own.wide))?,
-            deep: TextCnn::new(&path.sub("deep"), &WideAndDeepConfig::part(config, &own.deep))?,
-            alone: own.alone,
+            deep: (0..own.members).map(member).collect::<Result<_, _>>()?,
         })
+    }
+
+    fn scores(&self, input: &TextInput, train: bool) -> Result<Vec<Tensor>, ModelError> {
+        let mut scores = vec![self.wide.forward(input, train)?];
+        for member in &self.deep {
+            scores.push(member.forward(input, train)?);
+        }
+        Ok(scores) // [batch, labels] each
     }
 }
 
 impl TextClassifier for WideAndDeep {
     fn forward(&self, input: &TextInput, train: bool) -> Result<Tensor, ModelError> {
-        let wide = self.wide.forward(input, train)?; // [batch, labels]
-        let deep = self.deep.forward(input, train)?; // [batch, labels]
-        let mean = wide.f_add(&deep)?.f_mul_scalar(0.5)?;
-        if !train || self.alone == 0.0 {
-            return Ok(mean);
-        }
-        let draw = Tensor::f_rand([input.batch(), 1], (Kind::Float, input.device()))?;
-        let either = wide.f_where_self(&draw.f_lt(self.alone / 2.0)?, &deep)?;
-        Ok(either.f_where_self(&draw.f_lt(self.alone)?, &mean)?)
+        let scores = Tensor::f_stack(&self.scores(input, train)?, 0)?;
+        Ok(scores.f_mean_dim(0_i64, false, None)?)
+    }
+
+    fn members(&self, input: &TextInput) -> Result<Vec<Tensor>, ModelError> {
+        self.scores(input, true)
     }
 }

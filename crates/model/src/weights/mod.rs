@@ -23,6 +23,27 @@ pub(crate) use write::write_in_place;
 /// The format's own bound on a header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// Named tensors on disk, in whatever form: one file of safetensors, several, or another format read as if it were one.
+pub trait TensorSource: Send {
+    /// The file that errors about the tensor `name` should name.
+    fn file_of(&self, name: &str) -> &Path;
+
+    /// The tensors' names, sorted.
+    fn names(&self) -> Vec<&str>;
+
+    /// A tensor's shape, or nothing when there is no such tensor.
+    fn shape(&self, name: &str) -> Option<&[i64]>;
+
+    /// The element type that [`TensorSource::tensor`] gives, or nothing when there is no such tensor.
+    fn kind(&self, name: &str) -> Option<Kind>;
+
+    /// One tensor: a view of the mapped file where that can be.
+    ///
+    /// # Errors
+    /// [`WeightsError`] when there is none of this name, or the device refuses.
+    fn tensor(&self, name: &str, device: Device) -> Result<Tensor, WeightsError>;
+}
+
 /// A safetensors file whose header has been checked and whose bytes are mapped, not read.
 ///
 /// # Example
@@ -138,6 +159,28 @@ impl Weights {
         let aligned = entry.start.is_multiple_of(entry.kind.elt_size_in_bytes());
         let bytes = if aligned { bytes } else { copy(&bytes)? };
         bytes.f_view_dtype(entry.kind)?.f_view(entry.shape.as_slice())?.f_to_device(device)
+    }
+}
+
+impl TensorSource for Weights {
+    fn file_of(&self, _: &str) -> &Path {
+        &self.file
+    }
+
+    fn names(&self) -> Vec<&str> {
+        Weights::names(self).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[i64]> {
+        Weights::shape(self, name)
+    }
+
+    fn kind(&self, name: &str) -> Option<Kind> {
+        Weights::kind(self, name)
+    }
+
+    fn tensor(&self, name: &str, device: Device) -> Result<Tensor, WeightsError> {
+        Weights::tensor(self, name, device)
     }
 }
 
