@@ -17,15 +17,18 @@
 //! ```
 
 pub mod choice;
+pub mod decode;
 mod ffi;
 pub mod fused;
 mod linear;
+mod matrix;
 mod packed;
 mod recurrent;
 mod text;
 mod threads;
 
 pub use linear::{Kernel, LinearKernels, linear};
+pub use matrix::{Groups, Matrix, Precision};
 pub use packed::PackedWeight;
 pub use recurrent::{RecurrentWeights, gru, lstm};
 pub use text::{embedding, text_conv_max};
