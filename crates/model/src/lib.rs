@@ -5,6 +5,8 @@
 //! or optimisers, and every libtorch error becomes a typed error.
 
 pub mod architectures;
+pub mod config;
+pub mod decoders;
 mod error;
 pub mod files;
 mod init;
