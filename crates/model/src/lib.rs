@@ -5,6 +5,7 @@
 //! or optimisers, and every libtorch error becomes a typed error.
 
 pub mod architectures;
+pub mod checkpoint;
 mod error;
 pub mod files;
 mod init;
@@ -17,6 +18,7 @@ mod text_input;
 pub mod weights;
 
 pub use architectures::TextClassifier;
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointForm};
 pub use error::{ModelError, WeightsError};
 pub use init::{Init, UnknownInit};
 pub use manifest::Manifest;
