@@ -7,6 +7,7 @@
 pub mod architectures;
 pub mod config;
 pub mod decoders;
+pub mod checkpoint;
 mod error;
 pub mod files;
 mod init;
@@ -19,6 +20,7 @@ mod text_input;
 pub mod weights;
 
 pub use architectures::TextClassifier;
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointForm};
 pub use error::{ModelError, WeightsError};
 pub use init::{Init, UnknownInit};
 pub use manifest::Manifest;
