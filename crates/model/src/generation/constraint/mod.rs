@@ -237,7 +237,7 @@ impl Constraint {
     /// [`ConstraintError::TooBig`] when the step takes too much work.
     pub fn allowed(&mut self) -> Result<&TokenMask, ConstraintError> {
         if self.allowed.is_none() {
-            let mask = self.matcher.compute_mask_or_eos().map_err(|error| self.failed(&error.to_string()))?;
+            let mask = self.matcher.compute_mask_or_eos().map_err(|error| refused(self.kind, &error.to_string()))?;
             self.allowed = Some(TokenMask::from_words(mask.as_slice().to_vec()));
         }
         self.allowed.as_ref().filter(|mask| mask.count() > 0).ok_or_else(|| no_way_on(self.kind))
@@ -262,7 +262,7 @@ impl Constraint {
             // Only the end may follow what is finished, and it says nothing new.
             return Ok(());
         }
-        self.matcher.consume_token(token).map_err(|error| self.failed(&error.to_string()))
+        self.matcher.consume_token(token).map_err(|error| refused(self.kind, &error.to_string()))
     }
 
     /// Whether the output may end here.
@@ -273,16 +273,6 @@ impl Constraint {
     /// Whether the constraint is met and allows nothing more: the output is over, even if the model has not said so.
     pub fn is_finished(&self) -> bool {
         matches!(self.matcher.stop_reason(), StopReason::NoExtension | StopReason::EndOfSentence)
-    }
-
-    fn failed(&self, problem: &str) -> ConstraintError {
-        match self.matcher.stop_reason() {
-            StopReason::LexerTooComplex | StopReason::ParserTooComplex => {
-                ConstraintError::TooBig { kind: self.kind, problem: "a step of it takes too much work".to_string() }
-            }
-            StopReason::NoExtensionBias => no_way_on(self.kind),
-            _ => refused(self.kind, problem),
-        }
     }
 }
 
@@ -305,7 +295,11 @@ fn refused(kind: &'static str, problem: &str) -> ConstraintError {
     }
     let lower = problem.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if says(&["unsatisfiable", "no token", "no extension", "empty language", "matches nothing"]) {
+    if says(&["noextensionbias"]) {
+        no_way_on(kind)
+    } else if says(&["lexertoocomplex", "parsertoocomplex", "lexer error", "parser error"]) {
+        ConstraintError::TooBig { kind, problem: "a step of it takes too much work".to_string() }
+    } else if says(&["unsatisfiable", "no token", "no extension", "empty language", "matches nothing"]) {
         ConstraintError::Unsatisfiable { kind, problem }
     } else if says(&["too large", "too big", "too complex", "too many", "fuel", "limit"]) {
         ConstraintError::TooBig { kind, problem }
