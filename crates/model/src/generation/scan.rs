@@ -112,20 +112,8 @@ fn order(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
 pub(super) fn exponentials(values: &mut [f32], largest: f32, scale: f32, sums: &mut Vec<f64>) -> f64 {
     sums.clear();
     for block in values.chunks_mut(BLOCK) {
-        let mut lanes = [0.0_f32; LANES];
-        let mut rows = block.chunks_exact_mut(LANES);
-        for row in &mut rows {
-            for (lane, value) in lanes.iter_mut().zip(row) {
-                *value = exp((*value - largest) * scale);
-                *lane += *value;
-            }
-        }
-        let mut sum: f32 = lanes.iter().sum();
-        for value in rows.into_remainder() {
-            *value = exp((*value - largest) * scale);
-            sum += *value;
-        }
-        sums.push(f64::from(sum));
+        block.iter_mut().for_each(|value| *value = exp((*value - largest) * scale));
+        sums.push(sum(block));
     }
     sums.iter().sum()
 }
@@ -133,18 +121,21 @@ pub(super) fn exponentials(values: &mut [f32], largest: f32, scale: f32, sums: &
 /// The logarithm of the sum of `exp(value)`.
 pub(super) fn log_sum_exp(values: &[f32], largest: f32) -> f32 {
     let mut total = 0.0_f64;
+    let mut room = [0.0_f32; BLOCK];
     for block in values.chunks(BLOCK) {
-        let mut lanes = [0.0_f32; LANES];
-        let mut rows = block.chunks_exact(LANES);
-        for row in &mut rows {
-            for (lane, &value) in lanes.iter_mut().zip(row) {
-                *lane += exp(value - largest);
-            }
-        }
-        let rest: f32 = rows.remainder().iter().map(|&value| exp(value - largest)).sum();
-        total += f64::from(lanes.iter().sum::<f32>() + rest);
+        room.iter_mut().zip(block).for_each(|(place, &value)| *place = exp(value - largest));
+        total += sum(room.get(..block.len()).unwrap_or_default());
     }
     (f64::from(largest) + total.ln()) as f32
+}
+
+fn sum(block: &[f32]) -> f64 {
+    let mut lanes = [0.0_f32; LANES];
+    let (rows, rest) = block.as_chunks::<LANES>();
+    for row in rows {
+        lanes.iter_mut().zip(row).for_each(|(lane, value)| *lane += value);
+    }
+    f64::from(lanes.iter().sum::<f32>() + rest.iter().sum::<f32>())
 }
 
 /// `e` to the power of `x ≤ 0`, within two units of the last place; 0 below -87, and so for −∞.
