@@ -277,6 +277,11 @@ impl Engine {
         self.running.is_empty() && self.waiting.len() == 0
     }
 
+    /// Whether a request waits for its turn.
+    pub fn is_waiting(&self, request: RequestId) -> bool {
+        self.waiting.has(request)
+    }
+
     /// What it is doing.
     pub fn state(&self) -> EngineState {
         EngineState {

@@ -18,6 +18,10 @@ impl Waiting {
         self.count
     }
 
+    pub(super) fn has(&self, id: RequestId) -> bool {
+        self.queues.iter().any(|(_, queue)| queue.iter().any(|group| group.id == id))
+    }
+
     /// Last of its key.
     pub(super) fn push(&mut self, group: Group) {
         self.count += 1;

@@ -230,6 +230,11 @@ impl Generator {
         self.engine.is_idle()
     }
 
+    /// Whether a request waits for its turn.
+    pub fn is_waiting(&self, request: RequestId) -> bool {
+        self.engine.is_waiting(request)
+    }
+
     /// What it is doing, for metrics.
     pub fn state(&self) -> EngineState {
         self.engine.state()

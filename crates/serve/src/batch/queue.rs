@@ -1,5 +1,5 @@
 //! The line of requests before one model: bounded, in order of arrival, between async callers and the model's thread.
-//! Knows nothing of gRPC or of what a classifier does. A caller that has left, or whose deadline has passed, loses its
+//! Knows nothing of the wire or of what the model does. A caller that has left, or whose deadline has passed, loses its
 //! place without reaching the model.
 
 use std::collections::VecDeque;
@@ -11,14 +11,14 @@ use tokio::sync::oneshot;
 
 /// What a model answers to one entry.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    /// One row a text, one value a label.
-    pub(crate) probabilities: Vec<Vec<f32>>,
+pub(crate) struct Answer<A> {
+    /// One for each item.
+    pub(crate) answers: Vec<A>,
     /// From the arrival to the start of the batch.
     pub(crate) waited: Duration,
     /// The batch's time in the model.
     pub(crate) computed: Duration,
-    /// Texts in the batch.
+    /// Items in the batch.
     pub(crate) batch_size: usize,
 }
 
@@ -26,16 +26,27 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Failure(pub(crate) String);
 
-/// Texts that wait for the model, never more than a batch holds.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) texts: Vec<String>,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) arrived: Instant,
-    pub(crate) reply: oneshot::Sender<Result<Answer, Failure>>,
+/// How much runs at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchSize {
+    /// Most items in a batch.
+    pub(crate) items: usize,
+    /// Most tokens in a batch. One item alone may have more.
+    pub(crate) tokens: usize,
 }
 
-impl Entry {
+/// Items that wait for the model, never more than a batch holds.
+#[derive(Debug)]
+pub(crate) struct Entry<T, A> {
+    pub(crate) items: Vec<T>,
+    /// Their tokens in all; 0 where the model does not count them.
+    pub(crate) tokens: usize,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) arrived: Instant,
+    pub(crate) reply: oneshot::Sender<Result<Answer<A>, Failure>>,
+}
+
+impl<T, A> Entry<T, A> {
     /// Whether its caller is still there and in time.
     pub(crate) fn is_wanted(&self, now: Instant) -> bool {
         !self.reply.is_closed() && self.deadline.is_none_or(|deadline| now < deadline)
@@ -53,49 +64,50 @@ pub(crate) enum PushError {
 
 /// The line before one model.
 #[derive(Debug)]
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
+pub(crate) struct Queue<T, A> {
+    waiting: Mutex<Waiting<T, A>>,
     changed: Condvar,
     // A caller has left since the line was last cleared of such callers' entries.
     abandoned: AtomicBool,
-    max_texts: usize,
+    max_items: usize,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    entries: VecDeque<Entry>,
-    texts: usize,
+struct Waiting<T, A> {
+    entries: VecDeque<Entry<T, A>>,
+    items: usize,
+    tokens: usize,
     open: bool,
 }
 
-impl Queue {
-    /// A line of at most `max_texts` texts.
-    pub(crate) fn new(max_texts: usize) -> Queue {
-        let waiting = Waiting { entries: VecDeque::new(), texts: 0, open: true };
-        Queue { waiting: Mutex::new(waiting), changed: Condvar::new(), abandoned: AtomicBool::new(false), max_texts }
+impl<T, A> Queue<T, A> {
+    /// A line of at most `max_items` items.
+    pub(crate) fn new(max_items: usize) -> Queue<T, A> {
+        let waiting = Waiting { entries: VecDeque::new(), items: 0, tokens: 0, open: true };
+        Queue { waiting: Mutex::new(waiting), changed: Condvar::new(), abandoned: AtomicBool::new(false), max_items }
     }
 
-    /// The bound, in texts.
-    pub(crate) fn max_texts(&self) -> usize {
-        self.max_texts
+    /// The bound, in items.
+    pub(crate) fn max_items(&self) -> usize {
+        self.max_items
     }
 
     /// Puts entries at the end of the line, all or none, without waiting.
-    pub(crate) fn push(&self, entries: impl IntoIterator<Item = Entry>) -> Result<(), PushError> {
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        let arriving: usize = entries.iter().map(|entry| entry.texts.len()).sum();
+    pub(crate) fn push(&self, entries: Vec<Entry<T, A>>) -> Result<(), PushError> {
+        let arriving: usize = entries.iter().map(|entry| entry.items.len()).sum();
         let mut waiting = self.lock();
         if !waiting.open {
             return Err(PushError::Closed);
         }
-        let fits = |waiting: &Waiting| arriving <= self.max_texts.saturating_sub(waiting.texts);
+        let fits = |waiting: &Waiting<T, A>| arriving <= self.max_items.saturating_sub(waiting.items);
         if !fits(&waiting) && self.abandoned.swap(false, Ordering::Relaxed) {
             waiting.forget_unwanted();
         }
         if !fits(&waiting) {
             return Err(PushError::Full);
         }
-        waiting.texts += arriving;
+        waiting.items += arriving;
+        waiting.tokens += entries.iter().map(|entry| entry.tokens).sum::<usize>();
         waiting.entries.extend(entries);
         drop(waiting);
         self.changed.notify_one();
@@ -107,9 +119,9 @@ impl Queue {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    /// Blocks until something waits, then takes all of it that fits a batch of `max_batch` texts, oldest first. With a
-    /// `delay`, waits until the oldest is that old or the batch is full. `None` when the line is closed and empty.
-    pub(crate) fn take(&self, max_batch: usize, delay: Duration) -> Option<Vec<Entry>> {
+    /// Blocks until something waits, then takes all of it that fits a batch, oldest first. With a `delay`, waits until
+    /// the oldest is that old or the batch is full. `None` when the line is closed and empty.
+    pub(crate) fn take(&self, size: BatchSize, delay: Duration) -> Option<Vec<Entry<T, A>>> {
         let mut waiting = self.lock();
         loop {
             while waiting.entries.is_empty() {
@@ -118,8 +130,8 @@ impl Queue {
                 }
                 waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
-            waiting = self.wait_for_more(waiting, max_batch, delay);
-            let batch = waiting.take_batch(max_batch);
+            waiting = self.wait_for_more(waiting, size, delay);
+            let batch = waiting.take_batch(size);
             if !batch.is_empty() {
                 return Some(batch);
             }
@@ -136,32 +148,31 @@ impl Queue {
     pub(crate) fn abort(&self) {
         let mut waiting = self.lock();
         waiting.open = false;
-        waiting.texts = 0;
+        (waiting.items, waiting.tokens) = (0, 0);
         let dropped = std::mem::take(&mut waiting.entries);
         drop(waiting);
         drop(dropped);
         self.changed.notify_all();
     }
 
-    /// Texts that wait.
-    #[cfg(test)]
-    pub(crate) fn waiting_texts(&self) -> usize {
-        self.lock().texts
+    /// Items that wait.
+    pub(crate) fn waiting_items(&self) -> usize {
+        self.lock().items
     }
 
     fn wait_for_more<'a>(
         &self,
-        mut waiting: MutexGuard<'a, Waiting>,
-        max_batch: usize,
+        mut waiting: MutexGuard<'a, Waiting<T, A>>,
+        size: BatchSize,
         delay: Duration,
-    ) -> MutexGuard<'a, Waiting> {
+    ) -> MutexGuard<'a, Waiting<T, A>> {
         if delay.is_zero() {
             return waiting;
         }
         let Some(until) = waiting.entries.front().and_then(|first| first.arrived.checked_add(delay)) else {
             return waiting;
         };
-        while waiting.open && waiting.texts < max_batch {
+        while waiting.open && waiting.items < size.items && waiting.tokens < size.tokens {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -172,27 +183,29 @@ impl Queue {
     }
 
     // A panic while the lock is held is not possible in a way that leaves the counts wrong: no code of others runs there.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<T, A>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
-    fn take_batch(&mut self, max_batch: usize) -> Vec<Entry> {
+impl<T, A> Waiting<T, A> {
+    fn take_batch(&mut self, size: BatchSize) -> Vec<Entry<T, A>> {
         let now = Instant::now();
-        let mut batch = Vec::new();
-        let mut texts = 0usize;
+        let mut batch: Vec<Entry<T, A>> = Vec::new();
+        let (mut items, mut tokens) = (0usize, 0usize);
         while let Some(entry) = self.entries.front() {
             let wanted = entry.is_wanted(now);
-            if wanted && !batch.is_empty() && texts.saturating_add(entry.texts.len()) > max_batch {
+            let (with_items, with_tokens) = (items + entry.items.len(), tokens.saturating_add(entry.tokens));
+            if wanted && !batch.is_empty() && (with_items > size.items || with_tokens > size.tokens) {
                 break;
             }
             let Some(entry) = self.entries.pop_front() else {
                 break;
             };
-            self.texts = self.texts.saturating_sub(entry.texts.len());
+            self.items = self.items.saturating_sub(entry.items.len());
+            self.tokens = self.tokens.saturating_sub(entry.tokens);
             if wanted {
-                texts = texts.saturating_add(entry.texts.len());
+                (items, tokens) = (with_items, with_tokens);
                 batch.push(entry);
             }
         }
@@ -202,7 +215,8 @@ impl Waiting {
     fn forget_unwanted(&mut self) {
         let now = Instant::now();
         self.entries.retain(|entry| entry.is_wanted(now));
-        self.texts = self.entries.iter().map(|entry| entry.texts.len()).sum();
+        self.items = self.entries.iter().map(|entry| entry.items.len()).sum();
+        self.tokens = self.entries.iter().map(|entry| entry.tokens).sum();
     }
 }
 
@@ -211,16 +225,21 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    type Reply = oneshot::Receiver<Result<Answer, Failure>>;
+    type Reply = oneshot::Receiver<Result<Answer<()>, Failure>>;
 
-    fn entry(texts: &[&str]) -> (Entry, Reply) {
+    // A token for each byte.
+    fn entry(texts: &[&'static str]) -> (Entry<&'static str, ()>, Reply) {
         let (reply, receiver) = oneshot::channel();
-        let texts = texts.iter().map(|text| text.to_string()).collect();
-        (Entry { texts, deadline: None, arrived: Instant::now(), reply }, receiver)
+        let tokens = texts.iter().map(|text| text.len()).sum();
+        (Entry { items: texts.to_vec(), tokens, deadline: None, arrived: Instant::now(), reply }, receiver)
     }
 
-    fn sizes(batch: &[Entry]) -> Vec<usize> {
-        batch.iter().map(|entry| entry.texts.len()).collect()
+    fn sizes(batch: &[Entry<&str, ()>]) -> Vec<usize> {
+        batch.iter().map(|entry| entry.items.len()).collect()
+    }
+
+    fn items(items: usize) -> BatchSize {
+        BatchSize { items, tokens: usize::MAX }
     }
 
     #[test]
@@ -229,13 +248,27 @@ mod tests {
         let mut replies = Vec::new();
         for size in [2, 1, 3, 1] {
             let (entry, reply) = entry(&vec!["x"; size]);
-            queue.push([entry]).unwrap();
+            queue.push(vec![entry]).unwrap();
             replies.push(reply);
         }
-        assert_eq!(sizes(&queue.take(4, Duration::ZERO).unwrap()), [2, 1]);
-        assert_eq!(sizes(&queue.take(4, Duration::ZERO).unwrap()), [3, 1]);
+        assert_eq!(sizes(&queue.take(items(4), Duration::ZERO).unwrap()), [2, 1]);
+        assert_eq!(sizes(&queue.take(items(4), Duration::ZERO).unwrap()), [3, 1]);
         queue.close();
-        assert!(queue.take(4, Duration::ZERO).is_none());
+        assert!(queue.take(items(4), Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_tokens_too_and_takes_one_long_item_alone() {
+        let queue = Queue::new(100);
+        let mut replies = Vec::new();
+        for text in ["aaaa", "bb", "cccccccc", "d"] {
+            let (entry, reply) = entry(&[text]);
+            queue.push(vec![entry]).unwrap();
+            replies.push(reply);
+        }
+        let size = BatchSize { items: 10, tokens: 6 };
+        let mut taken = || sizes(&queue.take(size, Duration::ZERO).unwrap()).len();
+        assert_eq!([taken(), taken(), taken()], [2, 1, 1]);
     }
 
     #[test]
@@ -246,34 +279,34 @@ mod tests {
         let (mut late, _late_reply) = entry(&["late"]);
         late.deadline = Some(Instant::now());
         let (here, _here_reply) = entry(&["here"]);
-        queue.push([left, late, here]).unwrap();
-        let batch = queue.take(10, Duration::ZERO).unwrap();
+        queue.push(vec![left, late, here]).unwrap();
+        let batch = queue.take(items(10), Duration::ZERO).unwrap();
         assert_eq!(batch.len(), 1);
-        assert_eq!(batch[0].texts, ["here"]);
+        assert_eq!(batch[0].items, ["here"]);
     }
 
     #[test]
     fn a_full_line_refuses_at_once_and_room_comes_back_from_those_who_left() {
         let queue = Queue::new(3);
         let (first, first_reply) = entry(&["a", "b"]);
-        queue.push([first]).unwrap();
+        queue.push(vec![first]).unwrap();
         let (second, _second_reply) = entry(&["c", "d"]);
-        assert_eq!(queue.push([second]), Err(PushError::Full));
+        assert_eq!(queue.push(vec![second]), Err(PushError::Full));
 
         drop(first_reply);
         queue.note_abandoned();
         let (third, _third_reply) = entry(&["e", "f", "g"]);
-        queue.push([third]).unwrap();
-        assert_eq!(sizes(&queue.take(10, Duration::ZERO).unwrap()), [3]);
+        queue.push(vec![third]).unwrap();
+        assert_eq!(sizes(&queue.take(items(10), Duration::ZERO).unwrap()), [3]);
     }
 
     #[test]
     fn parts_of_one_request_are_taken_in_whole_or_not_at_all() {
         let queue = Queue::new(3);
         let ((first, _r1), (second, _r2)) = (entry(&["a", "b"]), entry(&["c", "d"]));
-        assert_eq!(queue.push([first, second]), Err(PushError::Full));
+        assert_eq!(queue.push(vec![first, second]), Err(PushError::Full));
         queue.close();
-        assert!(queue.take(10, Duration::ZERO).is_none());
+        assert!(queue.take(items(10), Duration::ZERO).is_none());
     }
 
     #[test]
@@ -281,15 +314,15 @@ mod tests {
         let queue = Queue::new(100);
         let (first, _first_reply) = entry(&["a"]);
         let (second, _second_reply) = entry(&["b"]);
-        queue.push([first]).unwrap();
+        queue.push(vec![first]).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(5));
-                queue.push([second]).unwrap();
+                queue.push(vec![second]).unwrap();
             });
             // The batch is full with the second text: the delay is not waited out.
             let started = Instant::now();
-            let batch = queue.take(2, Duration::from_secs(30)).unwrap();
+            let batch = queue.take(items(2), Duration::from_secs(30)).unwrap();
             assert_eq!(batch.len(), 2);
             assert!(started.elapsed() < Duration::from_secs(10));
         });
@@ -299,9 +332,9 @@ mod tests {
     fn an_aborted_line_tells_its_callers() {
         let queue = Queue::new(100);
         let (entry, mut reply) = entry(&["a"]);
-        queue.push([entry]).unwrap();
+        queue.push(vec![entry]).unwrap();
         queue.abort();
         assert!(reply.try_recv().is_err());
-        assert!(queue.take(1, Duration::ZERO).is_none());
+        assert!(queue.take(items(1), Duration::ZERO).is_none());
     }
 }
