@@ -3,6 +3,7 @@
 //! reads small files; weights are touched when a tensor is asked for.
 
 mod error;
+mod export;
 mod folder;
 pub mod gguf;
 mod sentence_transformer;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 pub use error::CheckpointError;
+pub use export::{ExportOptions, export};
 pub use sentence_transformer::{Dense, Pooling, SentenceModule, SentenceModuleKind, SentenceTransformer};
 pub use shards::Shards;
 pub use special_tokens::{SpecialToken, SpecialTokens};
@@ -211,7 +213,7 @@ impl Checkpoint {
         })
     }
 
-    /// The tokeniser.
+    /// The tokeniser. It neither pads nor truncates, whatever its file says.
     ///
     /// # Errors
     /// As [`Checkpoint::tokenizer_json`], and when the library refuses it.
@@ -229,7 +231,12 @@ impl Checkpoint {
 fn load_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
     let loaded = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(json)));
     match loaded {
-        Ok(Ok(tokenizer)) => Ok(tokenizer),
+        Ok(Ok(mut tokenizer)) => {
+            // Files carry the padding and truncation of whoever saved them last; `transformers` ignores them too.
+            tokenizer.with_padding(None);
+            tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
+            Ok(tokenizer)
+        }
         Ok(Err(error)) => Err(format!("is not a tokeniser that can be used: {error}")),
         Err(_) => Err("is not a tokeniser that can be used: it contradicts itself".to_string()),
     }
