@@ -72,7 +72,10 @@ fn an_index_that_lies_is_refused_by_name() {
         ("{\"a\": \"../model.safetensors\"}".to_string(), "which is not a file of its own folder".to_string()),
         ("{\"a\": \"/etc/passwd\"}".to_string(), "\"/etc/passwd\", which is not a file of its own".to_string()),
         ("{\"a\": \"config.json\"}".to_string(), "\"config.json\", which is not a file of its own".to_string()),
-        ("{\"a\": \"other.safetensors\"}".to_string(), "other.safetensors: is missing, and the index names it".to_string()),
+        (
+            "{\"a\": \"other.safetensors\"}".to_string(),
+            "other.safetensors: is missing, and the index names it".to_string(),
+        ),
         (format!("{{\"a\": \"{first}\", \"a\": \"{first}\"}}"), "names the tensor \"a\" twice".to_string()),
         ("{}".to_string(), "names no tensors".to_string()),
         ("[]".to_string(), "is not an index of safetensors".to_string()),
@@ -149,7 +152,9 @@ fn templates_lengths_and_special_tokens_come_from_the_small_files() {
     assert_eq!((checkpoint.chat_template(), checkpoint.model_max_length()), (Some("one"), Some(2048)));
     fs::write(path.join("chat_template.jinja"), "a file").unwrap();
     assert_eq!(Checkpoint::open(path).unwrap().chat_template(), Some("a file"));
-    assert!(Checkpoint::open(path).unwrap().tokenizer().unwrap_err().to_string().contains("tokenizer.json: is missing"));
+    assert!(
+        Checkpoint::open(path).unwrap().tokenizer().unwrap_err().to_string().contains("tokenizer.json: is missing")
+    );
     fs::write(path.join("tokenizer.json"), "{\"model\": 3}").unwrap();
     assert!(Checkpoint::open(path).unwrap().tokenizer().is_err());
 }
@@ -168,8 +173,12 @@ fn sentence_transformers_files_are_read() {
     let folder = sharded();
     let path = folder.path();
     let module = |path: &str, kind: &str| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
-    let modules = json!([module("", "Transformer"), module("1_Pooling", "Pooling"), module("2_Dense", "Dense"),
-                         module("3_Normalize", "Normalize")]);
+    let modules = json!([
+        module("", "Transformer"),
+        module("1_Pooling", "Pooling"),
+        module("2_Dense", "Dense"),
+        module("3_Normalize", "Normalize")
+    ]);
     put(path, "modules.json", &modules);
     put(path, "sentence_bert_config.json", &json!({"max_seq_length": 256, "do_lower_case": false}));
     put(path, "1_Pooling/config.json", &json!({"word_embedding_dimension": 384, "pooling_mode_mean_tokens": true}));

@@ -122,9 +122,14 @@ fn check_tensors(file: &str, count: usize) {
 
 #[test]
 fn tensors_have_their_hugging_face_names_and_layout() {
-    for (file, count) in
-        [("llama.gguf", 12), ("qwen3moe.gguf", 21), ("phi3.gguf", 9), ("gemma2.gguf", 13), ("gpt2.gguf", 16), ("gptneox.gguf", 16)]
-    {
+    for (file, count) in [
+        ("llama.gguf", 12),
+        ("qwen3moe.gguf", 21),
+        ("phi3.gguf", 9),
+        ("gemma2.gguf", 13),
+        ("gpt2.gguf", 16),
+        ("gptneox.gguf", 16),
+    ] {
         check_tensors(file, count);
     }
 }
@@ -283,7 +288,10 @@ fn lies_about_a_key_name_the_key() {
         (with(key("k", 9, &array(8, u64::MAX))), "key \"k\" claims 18446744073709551615 values"),
         (with(key("k", 9, &array(10, 1 << 61))), "key \"k\" claims 2305843009213693952 values"),
         (with(key("k", 8, &u64::MAX.to_le_bytes())), "key \"k\" is cut short"),
-        (with([u64::MAX.to_le_bytes().to_vec(), b"k".to_vec()].concat()), "claims a name of 18446744073709551615 bytes"),
+        (
+            with([u64::MAX.to_le_bytes().to_vec(), b"k".to_vec()].concat()),
+            "claims a name of 18446744073709551615 bytes",
+        ),
         (with(key("general.alignment", 4, &[3, 0, 0, 0])), "key \"general.alignment\" must be a power of two"),
         (with(key("general.alignment", 4, &[0, 0, 0, 0])), "key \"general.alignment\" must be a power of two"),
         (with(key("general.alignment", 8, &text("32"))), "key \"general.alignment\" must be a power of two"),
@@ -384,7 +392,11 @@ fn a_real_file_opens_fast_and_speaks_its_own_tokens() {
     let tokenizer = checkpoint.tokenizer().unwrap();
     let loaded = start.elapsed();
     let table = tensors.tensor("model.embed_tokens.weight", Device::Cpu).unwrap();
-    println!("opened {opened:?}, mapped {mapped:?}, tokeniser {loaded:?}, table of {:?} {:?}", table.size(), start.elapsed());
+    println!(
+        "opened {opened:?}, mapped {mapped:?}, tokeniser {loaded:?}, table of {:?} {:?}",
+        table.size(),
+        start.elapsed()
+    );
     println!("{}", Value::Object(checkpoint.config().clone()));
     println!("{:?}", checkpoint.special_tokens());
     let ids = tokenizer.encode("<|im_start|>user\nWhat is 1234 + 5?<|im_end|>\n", true).unwrap();

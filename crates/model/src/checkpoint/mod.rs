@@ -86,7 +86,9 @@ impl Checkpoint {
         if path.is_file() {
             return match folder::first_bytes::<4>(path)? {
                 bytes if &bytes == b"GGUF" => open_gguf(path, path),
-                _ if folder::is_pickle(path) => refuse("is a pickle; give the folder it lies in to see how to convert it"),
+                _ if folder::is_pickle(path) => {
+                    refuse("is a pickle; give the folder it lies in to see how to convert it")
+                }
                 _ if path.extension().is_some_and(|ending| ending == "safetensors") => {
                     refuse("holds weights alone; give the folder that has its config.json")
                 }

@@ -118,11 +118,7 @@ fn prepare(path: &Path, tensors: &[(String, Tensor)]) -> Result<Prepared, Weight
             .enumerate()
             .find(|(at, (name, _))| tensors.iter().take(*at).any(|(earlier, _)| earlier == name));
         let tensor = twice.map_or_else(String::new, |(_, (name, _))| name.clone());
-        return Err(WeightsError::Tensor {
-            file: path.to_path_buf(),
-            tensor,
-            problem: "is given twice".to_string(),
-        });
+        return Err(WeightsError::Tensor { file: path.to_path_buf(), tensor, problem: "is given twice".to_string() });
     }
     let sizes: Vec<Vec<i64>> = sorted.values().map(|tensor| tensor.size()).collect();
     let entries = sorted.iter().zip(&sizes).map(|((name, tensor), size)| (*name, tensor.kind(), size.as_slice()));
@@ -133,10 +129,7 @@ fn prepare(path: &Path, tensors: &[(String, Tensor)]) -> Result<Prepared, Weight
 }
 
 /// The header with its length before it, padded so that the first tensor is aligned.
-fn header<'a>(
-    path: &Path,
-    tensors: impl Iterator<Item = (&'a str, Kind, &'a [i64])>,
-) -> Result<Vec<u8>, WeightsError> {
+fn header<'a>(path: &Path, tensors: impl Iterator<Item = (&'a str, Kind, &'a [i64])>) -> Result<Vec<u8>, WeightsError> {
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".to_string(), serde_json::json!({"format": "pt"}));
     let mut end = 0_usize;
