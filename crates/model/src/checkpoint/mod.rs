@@ -3,6 +3,7 @@
 //! reads small files; weights are touched when a tensor is asked for.
 
 mod error;
+mod export;
 mod folder;
 pub mod gguf;
 mod sentence_transformer;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
 pub use error::CheckpointError;
+pub use export::{ExportOptions, export};
 pub use sentence_transformer::{Dense, Pooling, SentenceModule, SentenceModuleKind, SentenceTransformer};
 pub use shards::Shards;
 pub use special_tokens::{SpecialToken, SpecialTokens};
@@ -84,7 +86,9 @@ impl Checkpoint {
         if path.is_file() {
             return match folder::first_bytes::<4>(path)? {
                 bytes if &bytes == b"GGUF" => open_gguf(path, path),
-                _ if folder::is_pickle(path) => refuse("is a pickle; give the folder it lies in to see how to convert it"),
+                _ if folder::is_pickle(path) => {
+                    refuse("is a pickle; give the folder it lies in to see how to convert it")
+                }
                 _ if path.extension().is_some_and(|ending| ending == "safetensors") => {
                     refuse("holds weights alone; give the folder that has its config.json")
                 }
@@ -211,7 +215,7 @@ impl Checkpoint {
         })
     }
 
-    /// The tokeniser.
+    /// The tokeniser. It neither pads nor truncates, whatever its file says.
     ///
     /// # Errors
     /// As [`Checkpoint::tokenizer_json`], and when the library refuses it.
@@ -229,7 +233,12 @@ impl Checkpoint {
 fn load_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
     let loaded = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(json)));
     match loaded {
-        Ok(Ok(tokenizer)) => Ok(tokenizer),
+        Ok(Ok(mut tokenizer)) => {
+            // Files carry the padding and truncation of whoever saved them last; `transformers` ignores them too.
+            tokenizer.with_padding(None);
+            tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
+            Ok(tokenizer)
+        }
         Ok(Err(error)) => Err(format!("is not a tokeniser that can be used: {error}")),
         Err(_) => Err("is not a tokeniser that can be used: it contradicts itself".to_string()),
     }

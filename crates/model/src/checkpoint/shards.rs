@@ -69,7 +69,9 @@ impl Shards {
         let (mut shards, mut places) = (Vec::new(), BTreeMap::new());
         for (tensor, file) in pairs {
             if !is_plain_name(&file) || !file.ends_with(".safetensors") {
-                return refuse(format!("puts the tensor \"{tensor}\" into {file:?}, which is not a file of its own folder"));
+                return refuse(format!(
+                    "puts the tensor \"{tensor}\" into {file:?}, which is not a file of its own folder"
+                ));
             }
             let shard = match files.get(&file) {
                 Some(shard) => *shard,
