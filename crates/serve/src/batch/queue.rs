@@ -267,7 +267,7 @@ mod tests {
             replies.push(reply);
         }
         let size = BatchSize { items: 10, tokens: 6 };
-        let mut taken = || sizes(&queue.take(size, Duration::ZERO).unwrap()).len();
+        let taken = || sizes(&queue.take(size, Duration::ZERO).unwrap()).len();
         assert_eq!([taken(), taken(), taken()], [2, 1, 1]);
     }
 
