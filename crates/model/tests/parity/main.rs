@@ -17,13 +17,18 @@ use compare::Report;
 /// can only become shorter.
 const NOT_BUILT: [&str; 6] = ["bart", "m2m_100", "marian", "mbart", "mt5", "t5"];
 
-fn reports(folder: &Path) -> Vec<Report> {
+fn reports(folder: &Path, tell: fn(&Report)) -> Vec<Report> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.join("expected.json").is_file());
     folders.sort();
     assert!(!folders.is_empty(), "{} has no cases: make them with xtask/peers/parity.py", folder.display());
-    folders.iter().map(|folder| Report::of(&Case::read(folder))).collect()
+    let report = |folder: &PathBuf| {
+        let report = Report::of(&Case::read(folder));
+        tell(&report);
+        report
+    };
+    folders.iter().map(report).collect()
 }
 
 /// Fails with everything that differs, is missing, or is there against expectation.
@@ -43,17 +48,13 @@ fn assert_agreement(reports: &[Report]) {
 #[test]
 fn stored_checkpoints_give_the_results_of_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints");
-    let reports = reports(&folder);
-    reports.iter().for_each(|report| eprintln!("{report}"));
-    assert_agreement(&reports);
+    assert_agreement(&reports(&folder, |report| eprintln!("{report}")));
 }
 
 #[test]
 fn made_checkpoints_give_the_results_of_transformers() {
     let Some(folder) = std::env::var_os("TIDEMILL_PARITY") else { return };
-    let reports = reports(Path::new(&folder));
-    for report in &reports {
-        println!("{}", serde_json::to_string(&report.as_json()).unwrap());
-    }
-    assert_agreement(&reports);
+    // A line of its own each, which libtest's `test … ` would otherwise begin.
+    println!();
+    assert_agreement(&reports(Path::new(&folder), |report| println!("{}", report.as_json())));
 }
