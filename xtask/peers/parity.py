@@ -41,6 +41,8 @@ MARGIN = 1e-3
 # What every logarithm of a probability may move by without a beam changing.
 NOISE = 2e-4
 GREEDY = 64
+# The code that says what is meant, not the fastest.
+PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
 BEAMS = [
     {"length_penalty": 1.0, "early_stopping": False, "end": False},
     {"length_penalty": 1.0, "early_stopping": False, "end": True},
@@ -83,7 +85,8 @@ def randomise(model, case, seed):
             if not weight.requires_grad:
                 continue  # sinusoidal positions
             if id(weight) in embeddings:
-                weight.copy_(normal(weight, 1.0 if "relative_attention_bias" in name else case.embedding))
+                places = ("relative_attention_bias", "embed_positions", "wpe")
+                weight.copy_(normal(weight, 1.0 if any(place in name for place in places) else case.embedding))
                 padding = embeddings[id(weight)].padding_idx
                 if padding is not None:
                     weight[padding] = 0
@@ -93,7 +96,7 @@ def randomise(model, case, seed):
                 weight.copy_(normal(weight, 0.2))
             elif tied and name == last_norm(model.config):
                 # Around nought: a tied output would otherwise mostly repeat the token that it was given.
-                weight.copy_(normal(weight, 1.0) - (1.0 if weight.mean() == 0 else 0.0))
+                weight.copy_(normal(weight, case.last_norm) - (1.0 if weight.mean() == 0 else 0.0))
             elif weight.dim() == 1:
                 weight.copy_(weight.mean() + normal(weight, 0.25))
             else:
@@ -186,14 +189,14 @@ STARTS = ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_i
 def load(case, folder, **overrides):
     """The model as anyone would read it; with overrides, the same weights under another configuration."""
     model, info = model_class(case).from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, output_loading_info=True, **PLAIN
     )
     for what in ("missing_keys", "mismatched_keys"):
         assert not info[what], (folder, what, info[what])
     # What generation is given, it is given openly.
     model.generation_config = GenerationConfig()
     if overrides:
-        config = AutoConfig.from_pretrained(folder, attn_implementation="eager", **overrides)
+        config = AutoConfig.from_pretrained(folder, **PLAIN, **overrides)
         changed = model_class(case).from_config(config)
         changed.load_state_dict(model.state_dict())
         model = changed
@@ -230,9 +233,9 @@ def decoder_batch(model, rows, side):
 
 
 @torch.no_grad()
-def decoder_cached(model, row):
-    """A part of the row at once, the rest token by token."""
-    name, cut = cache_name(model), max(1, len(row) // 3)
+def decoder_cached(model, row, cut):
+    """`cut` tokens of the row at once, the rest token by token."""
+    name = cache_name(model)
     out = model(input_ids=torch.tensor([row[:cut]]), use_cache=True)
     logits = [out.logits[0]]
     for token in row[cut:]:
@@ -361,63 +364,94 @@ def ends_in(paths):
 
 
 def draw(case, model, generator):
-    """Prompts of the case's lengths, without padding and special tokens; for an encoder-decoder the decoder's too."""
-    low, high = 4, model.config.vocab_size - 8
-
-    def some(length):
-        return torch.randint(low, high, (length,), generator=generator).tolist()
-
-    rows = [some(length) for length in case.lengths]
-    if case.kind == DECODER:
-        return rows, None
-    start = settings_of(case, model, [], max_new_tokens=1)["decoder_start_token_id"]
-    return rows, [[start, *some(length - 1)] for length in case.decoder_lengths]
-
-
-def generated(case, model, rows):
+    """Prompts of the case's lengths, without padding and special tokens, with what greedy search makes of each."""
     plain = settings_of(case, model, [], max_new_tokens=GREEDY)
-    paths = [greedy(case, model, row, plain) for row in rows]
-    if min(len(set(path)) for path in paths) < 6:
-        raise Unfit("a greedy path of few tokens: " + str(sorted(set(map(len, map(set, paths))))))
+    rows, paths = [], []
+    for length in case.lengths:
+        for _ in range(12):
+            row = some_tokens(model, length, generator)
+            try:
+                path = greedy(case, model, row, plain)
+            except Unfit as reason:
+                last = reason
+                continue
+            if len(set(path)) >= 6:
+                break
+            last = Unfit(f"a greedy path of {len(set(path))} kinds of tokens")
+        else:
+            raise last
+        rows.append(row)
+        paths.append(path)
+    return rows, paths, plain
+
+
+def some_tokens(model, length, generator):
+    return torch.randint(4, model.config.vocab_size - 8, (length,), generator=generator).tolist()
+
+
+def generated(case, model, rows, paths, plain):
     if not case.alone_only:
         together, _ = generate(case, model, rows, plain)
         assert together == paths, "greedy search differs in a padded batch, within transformers"
     candidates = ends_in(paths)
-    plans = BEAMS + case.beams
-    for number in range(0, max(1, len(candidates) - 1), 2):
+    reason = Unfit("no token to end with")
+    for number in range(0, max(1, min(8, len(candidates) - 1)), 2):
         ends = candidates[number : number + 2]
-        results = []
-        for plan in plans:
-            settings = beam_settings(case, model, plan, ends)
-            results.append({"settings": settings, "outputs": [beams(case, model, row, settings) for row in rows]})
-        ended = [result["outputs"] for result, plan in zip(results, BEAMS) if plan["end"]]
-        finished = any(beam["tokens"][-1] in ends for outputs in ended for row in outputs for beam in row)
-        tokens = [[[beam["tokens"] for beam in row] for row in outputs] for outputs in ended]
-        if finished and all(tokens[0] != other for other in tokens[1:]):
-            break
-    else:
+        try:
+            results = beams_of_all(case, model, rows, ends)
+            stopping = settings_of(case, model, ends, max_new_tokens=GREEDY)
+            stopped = [greedy(case, model, row, stopping) for row in rows]
+        except Unfit as unfit:
+            reason = unfit
+            continue
+        return [{"settings": plain, "outputs": paths}, {"settings": stopping, "outputs": stopped}], results
+    raise reason
+
+
+def beams_of_all(case, model, rows, ends):
+    """Every plan's results; beams must end by the end tokens, and the plans must differ."""
+    results = []
+    for plan in BEAMS + case.beams:
+        settings = beam_settings(case, model, plan, ends)
+        results.append({"settings": settings, "outputs": [beams(case, model, row, settings) for row in rows]})
+    ended = [result["outputs"] for result, plan in zip(results, BEAMS) if plan["end"]]
+    if not any(beam["tokens"][-1] in ends for outputs in ended for row in outputs for beam in row):
         raise Unfit("end tokens that no beam meets")
-    stopping = settings_of(case, model, ends, max_new_tokens=GREEDY)
-    stopped = [greedy(case, model, row, stopping) for row in rows]
-    searches = [{"settings": plain, "outputs": paths}, {"settings": stopping, "outputs": stopped}]
-    return searches, results
+    tokens = [[[beam["tokens"] for beam in row] for row in outputs] for outputs in ended]
+    if any(tokens[0] == other for other in tokens[1:]):
+        raise Unfit("length penalties that change nothing")
+    return results
 
 
 # A case.
 
 
+def fitting(case, name, folder):
+    """A model and prompts whose results do not hang on the last digits: seeds are tried until there are some."""
+    for seed in range(40):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write_checkpoint(case, folder, sum(name.encode()) + 1000 * seed)
+        model = load(case, folder)
+        generator = torch.Generator().manual_seed(sum(name.encode()) + seed)
+        for attempt in range(6):
+            try:
+                rows, paths, plain = draw(case, model, generator)
+                searches, results = generated(case, model, rows, paths, plain)
+            except Unfit as reason:
+                print(f"  {name}: seed {seed}, draw {attempt} has {reason}", file=sys.stderr)
+                continue
+            return model, rows, searches, results
+    raise SystemExit(f"{name}: nothing fits; change its spread")
+
+
 def measure(case, name, folder):
-    model = load(case, folder)
-    generator = torch.Generator().manual_seed(sum(name.encode()))
-    for attempt in range(200):
-        rows, decoder_rows = draw(case, model, generator)
-        try:
-            searches, results = generated(case, model, rows)
-            break
-        except Unfit as reason:
-            print(f"  {name}: draw {attempt} has {reason}", file=sys.stderr)
-    else:
-        raise SystemExit(f"{name}: no prompts fit; change its spread")
+    model, rows, searches, results = fitting(case, name, folder)
+    generator = torch.Generator().manual_seed(len(name))
+    decoder_rows = None
+    if case.kind != DECODER:
+        start = searches[0]["settings"]["decoder_start_token_id"]
+        decoder_rows = [[start, *some_tokens(model, length - 1, generator)] for length in case.decoder_lengths]
     pad = model.config.pad_token_id or 0
     tensors = {}
     if case.kind == DECODER:
@@ -456,12 +490,12 @@ def measure(case, name, folder):
     write_expected(folder, expected, tensors)
     spread = tensors["logits"].std().item()
     kinds = [len(set(path)) for path in searches[0]["outputs"]]
-    print(f"{name}: logits ±{spread:.1f}, {kinds} kinds of tokens a path, draw {attempt}", file=sys.stderr)
+    print(f"{name}: logits ±{spread:.1f}, {kinds} kinds of tokens a path", file=sys.stderr)
 
 
 def check_decoder(case, folder, model, rows, alone):
     for row, logits in zip(rows, alone):
-        agree("with a cache", decoder_cached(model, row), logits)
+        agree("with a cache", decoder_cached(model, row, case.cut or max(1, len(row) // 3)), logits)
     for side in () if case.alone_only else ("left", "right"):
         for logits, expected in zip(decoder_batch(model, rows, side), alone):
             agree(f"padded on the {side}", logits, expected)
@@ -527,7 +561,6 @@ def make(name, out):
         folder = pathlib.Path(partial) / name
         folder.mkdir()
         if name in CASES:
-            write_checkpoint(CASES[name], folder, seed=sum(name.encode()))
             measure(CASES[name], name, folder)
         else:
             measure_tokenizer(name, folder)

@@ -18,8 +18,8 @@ class Case:
     model_type: str
     config: dict
     tokenizer: str = "unigram"
-    # Stored in the repository; the rest is made when parity is run.
-    stored: bool = True
+    # Stored in the repository, one an architecture; the rest is made when parity is run.
+    stored: bool = False
     # The form in which config.json is written: 4 as nearly all checkpoints have it, 5 as transformers 5 writes it.
     form: int = 4
     # Overrides of the configuration that must change the logits: what the case is for.
@@ -31,6 +31,8 @@ class Case:
     gain: float = 1.5
     embedding: float = 0.5
     head: float = 0.5
+    # Of the norm before a tied output matrix, whose weights lie around nought.
+    last_norm: float = 1.0
     # How the tensors are written.
     dtype: str = "float32"
     shard_size: str | None = None
@@ -38,6 +40,8 @@ class Case:
     rewrite: str | None = None
     # Whether rows in a padded batch may differ from rows alone (LongRoPE decides once for the whole batch).
     alone_only: bool = False
+    # How much of a prompt is read at once when the rest goes through the cache; a third unless said.
+    cut: int | None = None
     # What generation is given besides lengths, beams and end tokens.
     generation: dict = dataclasses.field(default_factory=dict)
     # Beam searches besides those that all cases have.
@@ -155,6 +159,7 @@ CASES = {
         | {"bos_token_id": 280, "eos_token_id": 280},
         tokenizer="byte_level",
         embedding=0.35,
+        stored=True,
     ),
     "gpt2_bare": Case(
         "names without `transformer.` and the causal masks among the tensors, as the first GPT-2 files have them; "
@@ -183,6 +188,7 @@ CASES = {
         | rope(partial_rotary_factor=1.0, rope_type="default", rope_theta=2000.0),
         form=5,
         matters=[{"use_parallel_residual": True}],
+        stored=True,
     ),
     "llama": Case(
         "Llama 2's shape with grouped queries, untied output",
@@ -195,6 +201,7 @@ CASES = {
         "llama",
         {**LLAMA, "eos_token_id": [2, 5], **rope(**LLAMA_3_ROPE, rope_theta=5000.0)},
         matters=[rope(rope_type="default", rope_theta=5000.0)],
+        stored=True,
     ),
     "llama_linear": Case(
         "positions divided by a factor; biases in attention and feed-forward; more heads for keys than one",
@@ -211,7 +218,7 @@ CASES = {
         matters=[rope(rope_type="default")],
     ),
     "llama_bfloat16": Case(
-        "a file in bfloat16, computed in float32", "llama", {**LLAMA}, stored=False, dtype="bfloat16"
+        "a file in bfloat16, computed in float32", "llama", {**LLAMA}, dtype="bfloat16"
     ),
     "smollm": Case(
         "SmolLM's shape: nine heads over three, tied output",
@@ -224,6 +231,7 @@ CASES = {
         "mistral",
         {**LLAMA, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 7},
         matters=[{"sliding_window": None}, {"sliding_window": 8}],
+        stored=True,
     ),
     "qwen2": Case(
         "biases on queries, keys and values; tied; a window that is switched off",
@@ -233,13 +241,13 @@ CASES = {
         | {"bos_token_id": 285, "eos_token_id": 287},
         tokenizer="byte_level_qwen",
         embedding=0.4,
+        stored=True,
     ),
     "qwen2_window": Case(
         "a window switched on from the second layer",
         "qwen2",
         {**LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "num_hidden_layers": 3},
-        stored=False,
-        matters=[{"use_sliding_window": False, "layer_types": None}],
+        matters=[{"use_sliding_window": False, "layer_types": ["full_attention"] * 3}],
     ),
     "qwen3": Case(
         "queries and keys normalised by head, heads wider than hidden by heads, tied",
@@ -247,6 +255,7 @@ CASES = {
         {**LLAMA, "head_dim": 32, "tie_word_embeddings": True},
         form=5,
         embedding=0.3,
+        stored=True,
     ),
     "phi3": Case(
         "queries, keys and values in one matrix, gate and up in another, a window",
@@ -254,6 +263,7 @@ CASES = {
         {**LLAMA, "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 9, "pad_token_id": 0}
         | {"hidden_size": 32},
         matters=[{"sliding_window": None}],
+        stored=True,
     ),
     "phi3_longrope": Case(
         "LongRoPE within the first length: short factors; three quarters of each head rotated",
@@ -267,13 +277,14 @@ CASES = {
         long_rope(8),
         form=5,
         lengths=(11, 10, 19),
+        cut=9,
+        gain=1.2,
         matters=[{"original_max_position_embeddings": 160}],
     ),
     "phi3_longrope_crossing": Case(
         "LongRoPE with generation that crosses the first length, where transformers recomputes the cache",
         "phi3",
         long_rope(30),
-        stored=False,
         alone_only=True,
     ),
     "gemma2": Case(
@@ -284,9 +295,11 @@ CASES = {
         | {"intermediate_size": 40, "query_pre_attn_scalar": 24, "sliding_window": 6, "attn_logit_softcapping": 2.0}
         | {"final_logit_softcapping": 6.0, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1},
         form=5,
-        embedding=0.6,
+        embedding=0.15,
+        last_norm=3.0,
         matters=[{"attn_logit_softcapping": None}, {"final_logit_softcapping": None}, {"sliding_window": 60}]
         + [{"query_pre_attn_scalar": 16}],
+        stored=True,
     ),
     "mixtral": Case(
         "two experts of four a token",
@@ -294,6 +307,7 @@ CASES = {
         {**LLAMA, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40}
         | {"num_local_experts": 4, "num_experts_per_tok": 2, "vocab_size": 128},
         matters=[{"num_experts_per_tok": 1}],
+        stored=True,
     ),
     "qwen3_moe": Case(
         "two experts of five a token with their shares made to add up to one, and a dense layer between, in shards",
@@ -303,13 +317,13 @@ CASES = {
         | {"moe_intermediate_size": 24, "norm_topk_prob": True},
         matters=[{"norm_topk_prob": False}],
         shard_size="50KB",
+        stored=True,
     ),
     "qwen3_moe_shares": Case(
         "the experts' shares as they are",
         "qwen3_moe",
         {**LLAMA, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
         | {"decoder_sparse_step": 2, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 24},
-        stored=False,
         matters=[{"norm_topk_prob": True}],
     ),
     "t5": Case(
@@ -319,6 +333,7 @@ CASES = {
         tokenizer="unigram_t5",
         embedding=3.0,
         matters=[{"relative_attention_max_distance": 24}],
+        stored=True,
     ),
     "flan_t5": Case(
         "gated GELU, an output matrix of its own, as Flan-T5 is stored",
@@ -347,13 +362,15 @@ CASES = {
             {"length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3, "min_new_tokens": 12, "end": True}
             | {"forced_end": True}
         ],
+        stored=True,
     ),
     "mbart": Case(
         "norms before each block and one at the end, embeddings scaled, a language as the first token",
         "mbart",
         {**BART, "scale_embedding": True, "decoder_start_token_id": 2},
         tokenizer="unigram_languages",
-        embedding=0.4,
+        embedding=0.2,
+        last_norm=2.0,
         generation={"forced_bos_token_id": 125},
         matters=[{"scale_embedding": False}],
     ),
@@ -363,8 +380,11 @@ CASES = {
         {**BART, "activation_function": "swish", "scale_embedding": True, "pad_token_id": 127, "eos_token_id": 0}
         | {"decoder_start_token_id": 127, "forced_eos_token_id": 0},
         tokenizer="unigram_marian",
-        embedding=0.4,
+        embedding=0.12,
+        last_norm=3.0,
+        gain=2.0,
         generation={"bad_words_ids": [[127]]},
+        stored=True,
     ),
     "marian_separate": Case(
         "a vocabulary for each side",
@@ -373,8 +393,8 @@ CASES = {
         | {"decoder_start_token_id": 127, "forced_eos_token_id": 0, "share_encoder_decoder_embeddings": False}
         | {"decoder_vocab_size": 128, "tie_word_embeddings": False},
         tokenizer="unigram_marian",
-        stored=False,
-        embedding=0.4,
+        embedding=0.12,
+        gain=2.0,
         generation={"bad_words_ids": [[127]]},
     ),
     "m2m_100": Case(
@@ -382,7 +402,9 @@ CASES = {
         "m2m_100",
         {**BART, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
         tokenizer="unigram_languages",
-        embedding=0.4,
+        embedding=0.2,
+        last_norm=2.0,
         generation={"forced_bos_token_id": 126},
+        stored=True,
     ),
 }

@@ -1,5 +1,5 @@
-//! The Python environment in which a bench's peer runs: made in the cache, from pinned
-//! requirements.
+//! The Python environment in which a peer of a bench or of `parity` runs: made in the cache, from
+//! pinned requirements.
 //!
 //! Keyed by the requirements and the Python, so that a change of either makes a new one; one that
 //! does not import what it should is made again.
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::cache::{self, Lock};
 use crate::{manifest, pip, progress};
 
-/// What a bench's peer needs.
+/// What a peer needs.
 pub(crate) struct Peer {
     /// Its requirements are `xtask/peers/NAME.txt`.
     pub(crate) name: &'static str,
