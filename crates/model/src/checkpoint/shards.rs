@@ -86,7 +86,7 @@ impl Shards {
                     shards.len() - 1
                 }
             };
-            if !shards.get(shard).is_some_and(|weights| weights.shape(&tensor).is_some()) {
+            if shards.get(shard).is_none_or(|weights| weights.shape(&tensor).is_none()) {
                 return refuse(format!("puts the tensor \"{tensor}\" into {file}, which does not have it"));
             }
             if places.insert(tensor.clone(), shard).is_some() {

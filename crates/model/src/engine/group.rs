@@ -86,21 +86,27 @@ impl Sequence {
     }
 
     /// Takes the token that was chosen, and says whether the answer ends with it.
-    pub(super) fn accept(&mut self, token: u32, sampling: &SamplingConfig, longest: usize) -> Option<FinishReason> {
+    pub(super) fn accept(
+        &mut self,
+        token: u32,
+        sampling: &SamplingConfig,
+        longest: usize,
+    ) -> Result<Option<FinishReason>, String> {
         self.tokens.push(token);
-        let sampler = self.sampler.as_mut()?;
+        let Some(sampler) = self.sampler.as_mut() else { return Ok(Some(FinishReason::Error)) };
         sampler.accept(token);
         if sampler.ends(token) {
             let own = sampling.stop_token_ids.contains(&token);
-            return Some(if own { FinishReason::StopToken(token) } else { FinishReason::Stop });
+            return Ok(Some(if own { FinishReason::StopToken(token) } else { FinishReason::Stop }));
         }
-        if let Some(constraint) = &mut self.constraint
-            && (constraint.accept(token).is_err() || constraint.is_finished())
-        {
-            return Some(FinishReason::Stop);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token).map_err(|error| error.to_string())?;
+            if constraint.is_finished() {
+                return Ok(Some(FinishReason::Stop));
+            }
         }
         let full = sampling.max_tokens.is_some_and(|most| sampler.generated() >= most) || self.tokens.len() >= longest;
-        full.then_some(FinishReason::Length)
+        Ok(full.then_some(FinishReason::Length))
     }
 
     /// Gives all its blocks back.

@@ -480,15 +480,18 @@ fn advance(
     let guessed = std::mem::take(&mut sequence.guessed);
     let mut right = 0;
     for (i, row) in rows.into_iter().enumerate() {
-        let chosen = match sequence.choose(row) {
-            Ok(chosen) => chosen,
+        let step = sequence.choose(row).and_then(|chosen| {
+            let finish = sequence.accept(chosen.token, sampling, longest)?;
+            Ok((chosen, finish))
+        });
+        let (chosen, finish) = match step {
+            Ok(step) => step,
             Err(problem) => {
                 fail(id, std::slice::from_mut(sequence), &problem, events);
                 return right;
             }
         };
         let token = chosen.token;
-        let finish = sequence.accept(token, sampling, longest);
         sequence.finished = finish.is_some();
         events.push(Event::Token { request: id, sample: sequence.sample, chosen, finish });
         if sequence.finished || guessed.get(i) != Some(&token) {

@@ -10,6 +10,9 @@ use super::scan::{BLOCK, Maxima, exp, exponentials};
 /// Capacity that a list keeps from one token to the next; what a flat distribution needed beyond it is given back.
 const KEPT: usize = 8192;
 
+/// The largest logit, and the largest few with their tokens.
+pub(super) type Largest<'a> = (f32, &'a [(u32, f32)]);
+
 /// What may be drawn and how likely it is, for one position.
 #[derive(Clone, Debug)]
 pub(super) struct Shortlist {
@@ -68,7 +71,7 @@ impl Shortlist {
     }
 
     /// The largest logit, and the `count` largest with their tokens, largest first.
-    pub(super) fn largest(&mut self, logits: &[f32], count: usize) -> Result<(f32, &[(u32, f32)]), SamplingError> {
+    pub(super) fn largest(&mut self, logits: &[f32], count: usize) -> Result<Largest<'_>, SamplingError> {
         let largest = self.maxima.scan(logits)?;
         self.maxima.largest(logits, count, &mut self.found);
         Ok((largest, &self.found))

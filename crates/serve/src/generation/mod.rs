@@ -21,6 +21,9 @@ pub use request::{
     ParsedToolCall, Part, Piece, SamplingConfig, TokenChoice, ToolCall, Usage,
 };
 
+/// Why a model failed.
+pub type ModelFailure = Box<dyn Error + Send + Sync>;
+
 /// A generator: many requests at once, a step at a time. One thread owns it and calls it.
 pub trait Generator: 'static {
     /// The number of a request, never used twice.
@@ -42,7 +45,7 @@ pub trait Generator: 'static {
     /// # Errors
     /// The model failed. Every request that it had is then cancelled, and its caller told; the message must not repeat
     /// what requests say.
-    fn step(&mut self) -> Result<Vec<(Self::Id, Piece)>, Box<dyn Error + Send + Sync>>;
+    fn step(&mut self) -> Result<Vec<(Self::Id, Piece)>, ModelFailure>;
 
     /// Whether there is nothing to do.
     fn is_idle(&self) -> bool;

@@ -5,32 +5,32 @@ use tch::{Device, Kind, Tensor};
 use tidemill_torch::decode::{AttentionBatch, PagedCache};
 use tidemill_torch::{Groups, Matrix, Precision};
 
-pub const PRECISIONS: [Precision; 4] = [Precision::Float32, Precision::BFloat16, Precision::Int8, Precision::Int4];
+pub(crate) const PRECISIONS: [Precision; 4] = [Precision::Float32, Precision::BFloat16, Precision::Int8, Precision::Int4];
 
 /// A small generator of our own, so that the cases are the same everywhere.
-pub struct Cases(pub u64);
+pub(crate) struct Cases(pub(crate) u64);
 
 impl Cases {
-    pub fn below(&mut self, bound: i64) -> i64 {
+    pub(crate) fn below(&mut self, bound: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) % bound as u64) as i64
     }
 
-    pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len() as i64) as usize]
     }
 }
 
-pub fn random(size: &[i64]) -> Tensor {
+pub(crate) fn random(size: &[i64]) -> Tensor {
     Tensor::randn(size, (Kind::Float, Device::Cpu))
 }
 
-pub fn ids(numbers: &[i64]) -> Tensor {
+pub(crate) fn ids(numbers: &[i64]) -> Tensor {
     Tensor::from_slice(numbers)
 }
 
 /// Largest difference relative to the largest number.
-pub fn difference(ours: &Tensor, theirs: &Tensor) -> f64 {
+pub(crate) fn difference(ours: &Tensor, theirs: &Tensor) -> f64 {
     assert_eq!(ours.size(), theirs.size());
     if ours.numel() == 0 {
         return 0.0;
@@ -41,7 +41,7 @@ pub fn difference(ours: &Tensor, theirs: &Tensor) -> f64 {
 }
 
 /// `x @ weight.T + bias` by the matrix's own numbers in float64; `level` is that of the kernels.
-pub fn product(matrix: &Matrix, x: &Tensor, bias: Option<&Tensor>, level: i32) -> Tensor {
+pub(crate) fn product(matrix: &Matrix, x: &Tensor, bias: Option<&Tensor>, level: i32) -> Tensor {
     let rounds = level == 3 && matrix.precision() != Precision::Float32;
     let x = if rounds { x.to_kind(Kind::BFloat16) } else { x.shallow_clone() };
     let bias = bias.map(|bias| bias.to_kind(Kind::Double));
@@ -49,22 +49,22 @@ pub fn product(matrix: &Matrix, x: &Tensor, bias: Option<&Tensor>, level: i32) -
 }
 
 /// Random quantised numbers; `exact` says that float16 holds the scales.
-pub struct Quantised {
-    pub outputs: usize,
-    pub inputs: usize,
-    pub group: usize,
-    pub values: Vec<i8>,
-    pub scales: Vec<f32>,
-    pub minima: Option<Vec<f32>>,
+pub(crate) struct Quantised {
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    pub(crate) group: usize,
+    pub(crate) values: Vec<i8>,
+    pub(crate) scales: Vec<f32>,
+    pub(crate) minima: Option<Vec<f32>>,
 }
 
 impl Quantised {
-    pub fn random(cases: &mut Cases, outputs: i64, groups: i64) -> Self {
+    pub(crate) fn random(cases: &mut Cases, outputs: i64, groups: i64) -> Self {
         let group = cases.pick(&[16, 32]);
         let (least, most) = cases.pick(&[(0i64, 15i64), (-8, 7), (-128, 127), (0, 31), (-32, 31)]);
         let halves = cases.below(2) == 0;
         let count = outputs * groups;
-        let mut number = |cases: &mut Cases| {
+        let number = |cases: &mut Cases| {
             let step = if halves { 1.0 / 1024.0 } else { 1.0 / 777_777.0 };
             (cases.below(1000) - 300) as f32 * step as f32
         };
@@ -75,7 +75,7 @@ impl Quantised {
         Self { outputs: outputs as usize, inputs, group: group as usize, values, scales, minima }
     }
 
-    pub fn groups(&self) -> Groups<'_> {
+    pub(crate) fn groups(&self) -> Groups<'_> {
         Groups {
             outputs: self.outputs,
             inputs: self.inputs,
@@ -86,7 +86,7 @@ impl Quantised {
         }
     }
 
-    pub fn number(&self, output: usize, input: usize) -> f32 {
+    pub(crate) fn number(&self, output: usize, input: usize) -> f32 {
         let at = output * (self.inputs / self.group) + input / self.group;
         let product = self.scales[at] * f32::from(self.values[output * self.inputs + input]);
         product + self.minima.as_ref().map_or(0.0, |minima| minima[at])
@@ -94,26 +94,26 @@ impl Quantised {
 }
 
 /// Sequences in a cache of random keys and values, their blocks in random order.
-pub struct Attended {
-    pub cache: PagedCache,
-    pub batch: AttentionBatch,
-    pub queries: Tensor,
-    pub counts: Vec<i64>,
-    pub contexts: Vec<i64>,
+pub(crate) struct Attended {
+    pub(crate) cache: PagedCache,
+    pub(crate) batch: AttentionBatch,
+    pub(crate) queries: Tensor,
+    pub(crate) counts: Vec<i64>,
+    pub(crate) contexts: Vec<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionCase {
-    pub kv_heads: i64,
-    pub group: i64,
-    pub head_dim: i64,
-    pub block_size: i64,
-    pub kind: Kind,
+pub(crate) struct AttentionCase {
+    pub(crate) kv_heads: i64,
+    pub(crate) group: i64,
+    pub(crate) head_dim: i64,
+    pub(crate) block_size: i64,
+    pub(crate) kind: Kind,
 }
 
 impl Attended {
     /// `sequences` are pairs of queries and context.
-    pub fn new(cases: &mut Cases, case: AttentionCase, sequences: &[(i64, i64)]) -> Self {
+    pub(crate) fn new(cases: &mut Cases, case: AttentionCase, sequences: &[(i64, i64)]) -> Self {
         let AttentionCase { kv_heads, group, head_dim, block_size, kind } = case;
         let width = sequences.iter().map(|(_, context)| (context + block_size - 1) / block_size).max().unwrap() + 1;
         let blocks = width * sequences.len() as i64 + 3;
@@ -144,7 +144,7 @@ impl Attended {
     }
 
     /// What attention must give, in float64.
-    pub fn expected(&self, scale: f64, window: Option<i64>, softcap: Option<f64>) -> Tensor {
+    pub(crate) fn expected(&self, scale: f64, window: Option<i64>, softcap: Option<f64>) -> Tensor {
         let (_, heads, head_dim) = self.queries.size3().unwrap();
         let kv_heads = self.cache.keys.size()[2];
         let mut outputs = Vec::new();

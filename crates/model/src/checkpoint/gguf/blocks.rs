@@ -186,7 +186,7 @@ impl GgmlType {
         order: &impl Fn(usize) -> usize,
     ) -> Result<(), Problem> {
         let row_bytes = row / self.elements * self.bytes;
-        let there = if row_bytes == 0 { 0 } else { bytes.len() / row_bytes };
+        let there = bytes.len().checked_div(row_bytes).unwrap_or_default();
         let whole = row.is_multiple_of(self.elements) && (0..rows).all(|row| order(row) < there);
         if whole { Ok(()) } else { Err(Problem::new(format!("does not hold {rows} rows of {row} numbers"))) }
     }
