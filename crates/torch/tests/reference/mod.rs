@@ -5,7 +5,8 @@ use tch::{Device, Kind, Tensor};
 use tidemill_torch::decode::{AttentionBatch, PagedCache};
 use tidemill_torch::{Groups, Matrix, Precision};
 
-pub(crate) const PRECISIONS: [Precision; 4] = [Precision::Float32, Precision::BFloat16, Precision::Int8, Precision::Int4];
+pub(crate) const PRECISIONS: [Precision; 4] =
+    [Precision::Float32, Precision::BFloat16, Precision::Int8, Precision::Int4];
 
 /// A small generator of our own, so that the cases are the same everywhere.
 pub(crate) struct Cases(pub(crate) u64);
