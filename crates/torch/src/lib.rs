@@ -18,6 +18,7 @@
 
 pub mod choice;
 pub mod decode;
+mod dropout;
 mod ffi;
 pub mod fused;
 mod linear;
@@ -28,6 +29,7 @@ mod text;
 mod threads;
 mod view;
 
+pub use dropout::{dropout_add_layer_norm, gelu_dropout};
 pub use linear::{Kernel, LinearKernels, linear};
 pub use matrix::{Groups, Matrix, Precision};
 pub use packed::PackedWeight;
