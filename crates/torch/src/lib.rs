@@ -1,5 +1,6 @@
 //! What libtorch offers and `tch` does not wrap, with a safe Rust face: a linear layer that takes the faster of several
-//! matrix-product kernels, fused recurrent layers, text convolution, fused optimiser steps.
+//! matrix-product kernels, fused recurrent layers, text convolution, what encoders do between their products, fused
+//! optimiser steps.
 //!
 //! Owns the C++ shim (`shim/*.cpp`) and everything unsafe around it; knows nothing of models, data or training. Which
 //! kernel is the faster is measured on the processor at hand ([`choice`]), never guessed from its name.
@@ -17,6 +18,7 @@
 //! ```
 
 pub mod choice;
+pub mod encode;
 mod ffi;
 pub mod fused;
 mod linear;
