@@ -211,6 +211,15 @@ impl Path<'_> {
         self.parameters.take(self.name(name), shape, init)
     }
 
+    /// Whether the checkpoint has the tensor `name` at this place.
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.parameters.source {
+            Source::Mapped(source) => source.shape(&self.name(name)).is_some(),
+            Source::Shared(tensors) => tensors.contains_key(&self.name(name)),
+            Source::Initialised { .. } => false,
+        }
+    }
+
     /// Whether parameters here never change, so that a layer may keep a packed copy.
     pub fn is_constant(&self) -> bool {
         matches!(self.parameters.source, Source::Mapped(_))

@@ -7,6 +7,7 @@ mod convolution;
 mod dropout;
 mod embedding;
 mod embedding_bag;
+pub mod flat;
 mod layer_norm;
 mod linear;
 mod pooling;
