@@ -1,8 +1,20 @@
 //! Compiles the shim against the libtorch that `torch-sys` found, and tells dependents where its libraries are.
 use std::path::PathBuf;
 
-const SOURCES: [&str; 8] =
-    ["encode", "fused", "linear", "panel_linear", "product", "recurrent", "text", "varlen_attention"];
+const SOURCES: [&str; 12] = [
+    "attention",
+    "decode",
+    "encode",
+    "fused",
+    "linear",
+    "matrix",
+    "panel_linear",
+    "panels",
+    "product",
+    "recurrent",
+    "text",
+    "varlen_attention",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");

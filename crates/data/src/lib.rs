@@ -34,4 +34,5 @@ pub use summary::{
 };
 pub use tokenize::{
     CharNgrams, Digits, EncodedText, PretrainedTokenizer, TextToken, TokenizeError, TokenizerConfig, TokenizerKind,
+    load_tokenizer,
 };

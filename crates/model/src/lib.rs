@@ -7,9 +7,13 @@
 
 pub mod architectures;
 pub mod checkpoint;
+pub mod config;
+pub mod decoders;
 pub mod encoders;
+pub mod engine;
 mod error;
 pub mod files;
+pub mod generation;
 mod init;
 pub mod layers;
 pub mod manifest;

@@ -5,7 +5,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
+use tidemill_torch::{Groups, Matrix, Precision};
 
 use crate::error::{ModelError, WeightsError};
 use crate::init::Init;
@@ -28,7 +29,10 @@ use crate::weights::{self, TensorSource, Weights};
 pub struct Parameters {
     source: Source,
     device: Device,
+    precision: Option<Precision>,
     taken: RefCell<Vec<(String, Tensor)>>,
+    /// The matrices that were taken in their own form: how many numbers they hold, and how.
+    matrices: RefCell<BTreeMap<String, (usize, Precision)>>,
 }
 
 enum Source {
@@ -63,7 +67,12 @@ impl Parameters {
     }
 
     fn from_source(source: Source, device: Device) -> Parameters {
-        Parameters { source, device, taken: RefCell::new(Vec::new()) }
+        Parameters { source, device, precision: None, taken: RefCell::default(), matrices: RefCell::default() }
+    }
+
+    /// Holds the matrices that layers take by [`Path::matrix`] in this precision; without it as they are stored.
+    pub fn with_precision(self, precision: Option<Precision>) -> Parameters {
+        Parameters { precision, ..self }
     }
 
     /// The device that all parameters are on.
@@ -90,7 +99,13 @@ impl Parameters {
 
     /// How many numbers there are in all.
     pub fn count(&self) -> usize {
-        self.taken.borrow().iter().map(|(_, tensor)| tensor.numel()).sum()
+        let tensors: usize = self.taken.borrow().iter().map(|(_, tensor)| tensor.numel()).sum();
+        tensors + self.matrices.borrow().values().map(|(count, _)| count).sum::<usize>()
+    }
+
+    /// Whether every matrix that was taken is held in float32.
+    pub fn holds_float32(&self) -> bool {
+        self.matrices.borrow().values().all(|(_, precision)| *precision == Precision::Float32)
     }
 
     /// Writes all parameters as safetensors, the same bytes for the same numbers, whole or not at all.
@@ -137,7 +152,9 @@ impl Parameters {
     pub fn unused(&self, weights: &dyn TensorSource) -> Vec<String> {
         let taken = self.taken.borrow();
         let taken: BTreeSet<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
-        weights.names().into_iter().filter(|name| !taken.contains(name)).map(str::to_string).collect()
+        let matrices = self.matrices.borrow();
+        let used = |name: &str| taken.contains(name) || matrices.contains_key(name);
+        weights.names().into_iter().filter(|name| !used(name)).map(str::to_string).collect()
     }
 
     fn take(&self, name: String, shape: &[i64], init: Init) -> Result<Tensor, ModelError> {
@@ -184,6 +201,56 @@ impl Parameters {
     }
 }
 
+impl Parameters {
+    /// A matrix `[outputs, inputs]` as it is stored, or as `turn` makes it of the stored tensor.
+    fn matrix(
+        &self,
+        name: String,
+        shape: &[i64],
+        turn: Option<impl FnOnce(&Tensor) -> Result<Tensor, TchError>>,
+    ) -> Result<Matrix, ModelError> {
+        let Source::Mapped(source) = &self.source else {
+            let problem = "is to be trained, and only weights that never change can be packed".to_string();
+            return Err(ModelError::Tensor { tensor: name, problem });
+        };
+        let file = source.file_of(&name).display();
+        let refuse = |problem: String| ModelError::Tensor { tensor: name.clone(), problem };
+        let kind = match (source.shape(&name), source.kind(&name)) {
+            (Some(found), Some(kind)) if found == shape => kind,
+            (Some(found), _) => {
+                return Err(refuse(format!(
+                    "has the shape {found:?} in {file}, but the configuration asks for {shape:?}"
+                )));
+            }
+            _ => return Err(refuse(format!("is missing in {file}, and the configuration asks for it"))),
+        };
+        let precision = match kind {
+            Kind::Half | Kind::BFloat16 => self.precision.unwrap_or(Precision::BFloat16),
+            Kind::Float | Kind::Double => self.precision.unwrap_or(Precision::Float32),
+            other => return Err(refuse(format!("holds {other:?}, not floating-point numbers"))),
+        };
+        let quantised = match (&turn, self.precision) {
+            (None, None) => source.quantised(&name)?,
+            _ => None,
+        };
+        let matrix = match (quantised, turn) {
+            (Some(quantised), _) => Matrix::from_groups(&Groups {
+                outputs: quantised.outputs,
+                inputs: quantised.inputs,
+                group: quantised.group,
+                values: &quantised.values,
+                scales: &quantised.scales,
+                minima: quantised.minima.as_deref(),
+            })?,
+            (None, Some(turn)) => Matrix::from_tensor(&turn(&source.tensor(&name, self.device)?)?, precision)?,
+            (None, None) => Matrix::from_tensor(&source.tensor(&name, self.device)?, precision)?,
+        };
+        let count = shape.iter().product::<i64>() as usize;
+        self.matrices.borrow_mut().insert(name, (count, matrix.precision()));
+        Ok(matrix)
+    }
+}
+
 impl std::fmt::Debug for Parameters {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Parameters({} tensors, {} numbers)", self.taken.borrow().len(), self.count())
@@ -209,6 +276,28 @@ impl Path<'_> {
     /// [`ModelError::Tensor`] when it is asked for twice, missing, or of another shape than `shape`.
     pub fn get(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor, ModelError> {
         self.parameters.take(self.name(name), shape, init)
+    }
+
+    /// The matrix `name` `[outputs, inputs]` at this place, in the precision that the [`Parameters`] are to have.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] when it is missing, of another shape, or not constant.
+    pub fn matrix(&self, name: &str, outputs: i64, inputs: i64) -> Result<Matrix, ModelError> {
+        let unturned = None::<fn(&Tensor) -> Result<Tensor, TchError>>;
+        self.parameters.matrix(self.name(name), &[outputs, inputs], unturned)
+    }
+
+    /// As [`Path::matrix`], of a tensor that is stored in `shape` and has to be turned first.
+    ///
+    /// # Errors
+    /// As [`Path::matrix`], and what `turn` says.
+    pub fn matrix_from(
+        &self,
+        name: &str,
+        shape: &[i64],
+        turn: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Matrix, ModelError> {
+        self.parameters.matrix(self.name(name), shape, Some(turn))
     }
 
     /// Whether the checkpoint has the tensor `name` at this place.

@@ -496,8 +496,8 @@ fn checkpoints_that_do_not_fit_are_refused() {
     };
     let cases: [(&str, Value, &str); 8] = [
         ("model_type", json!("berd"), "did you mean \"bert\"?"),
-        ("hidden_size", json!("wide"), "the key \"hidden_size\""),
-        ("hidden_size", json!(0), "\"hidden_size\" must be at least 1"),
+        ("hidden_size", json!("wide"), "\"hidden_size\" must be a whole number"),
+        ("hidden_size", json!(0), "\"hidden_size\" must be a whole number of at least 1, not 0"),
         ("num_attention_heads", json!(5), "must be a multiple of \"num_attention_heads\""),
         ("hidden_act", json!("gleu"), "did you mean \"gelu\"?"),
         ("num_hidden_layers", json!(3), "encoder.layer.2"),

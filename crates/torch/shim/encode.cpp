@@ -215,11 +215,14 @@ Tensor activated_rows(const Tensor& x, Activation activation) {
 
 // activation(left half of each row) * right half
 Tensor gated(const Tensor& x, Activation activation) {
-  TORCH_CHECK(x.dim() == 2 && x.size(1) % 2 == 0, "gated: the rows must have an even width");
-  const int64_t rows = x.size(0), width = x.size(1) / 2;
-  if (!takes(x) || wants_gradient({&x})) return activated_by_libtorch(x.narrow(1, 0, width), activation) * x.narrow(1, width, width);
-  const Tensor from = unit_rows(x);
-  Tensor result = at::empty({rows, width}, x.options());
+  TORCH_CHECK(x.dim() > 0 && x.size(-1) % 2 == 0, "gated: rows of ", x.dim() > 0 ? x.size(-1) : 1, " numbers have no halves");
+  const int64_t width = x.size(-1) / 2;
+  if (!takes(x) || wants_gradient({&x})) return activated_by_libtorch(x.narrow(-1, 0, width), activation) * x.narrow(-1, width, width);
+  const Tensor from = unit_rows(x.dim() == 2 ? x : x.reshape({-1, x.size(-1)}));
+  const int64_t rows = from.size(0);
+  auto shape = x.sizes().vec();
+  shape.back() = width;
+  Tensor result = at::empty(shape, x.options());
   each_row(rows, 2 * width, [&](int64_t row, float* space) {
     with_kind(from, [&](auto example) {
       using T = decltype(example);
@@ -386,7 +389,7 @@ char* tm_activated(Tensor** result, const Tensor* x, int32_t activation) {
   return guarded([&] { *result = new Tensor(encode::activated_rows(*x, encode::Activation(activation))); });
 }
 
-char* tm_gated_rows(Tensor** result, const Tensor* x, int32_t activation) {
+char* tm_gated(Tensor** result, const Tensor* x, int32_t activation) {
   return guarded([&] { *result = new Tensor(encode::gated(*x, encode::Activation(activation))); });
 }
 

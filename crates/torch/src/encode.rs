@@ -1,5 +1,5 @@
 //! What encoder models do between their products, each in one pass over memory: embeddings, residual and layer norm,
-//! activations, rotary positions, attention over texts of different lengths, pooling.
+//! rotary positions, attention over texts of different lengths, pooling.
 //!
 //! A batch is flat: the tokens of all texts are the rows of one matrix, and text `t` has the rows `bounds[t] ..
 //! bounds[t + 1]`, so that no row is padding. Rows are float32 or bfloat16; sums, norms and softmax are float32. On other
@@ -7,23 +7,6 @@
 
 use crate::ffi::{self, Input, pointer};
 use tch::{Kind, TchError, Tensor};
-
-/// What stands between two products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// Hendrycks and Gimpel 2016, exact.
-    Gelu = 1,
-    /// The same approximated by a hyperbolic tangent.
-    GeluTanh = 2,
-    /// The positive part.
-    Relu = 3,
-    /// `x * sigmoid(x)`.
-    Silu = 4,
-    /// The hyperbolic tangent.
-    Tanh = 5,
-    /// `x * sigmoid(1.702 x)`.
-    QuickGelu = 6,
-}
 
 /// From a vector a token to one a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,24 +93,6 @@ fn add_norm(
     ffi::result(|result| unsafe {
         ffi::tm_add_layer_norm(result, x.as_ptr(), pointer(residual), keep, weight, bias, epsilon, bfloat)
     })
-}
-
-/// `activation(x)`, for a tensor of any shape.
-///
-/// # Errors
-/// [`TchError::Torch`] where the type does not fit.
-pub fn activated(x: &Tensor, activation: Activation) -> Result<Tensor, TchError> {
-    // SAFETY: `x` is a live tensor that outlives the call.
-    ffi::result(|result| unsafe { ffi::tm_activated(result, x.as_ptr(), activation as i32) })
-}
-
-/// `activation(left half) * right half` of rows `[tokens, 2 * width]`: Shazeer 2020, "GLU Variants Improve Transformer".
-///
-/// # Errors
-/// [`TchError::Torch`] where the width is odd.
-pub fn gated(x: &Tensor, activation: Activation) -> Result<Tensor, TchError> {
-    // SAFETY: `x` is a live tensor that outlives the call.
-    ffi::result(|result| unsafe { ffi::tm_gated_rows(result, x.as_ptr(), activation as i32) })
 }
 
 /// Rotary positions (Su et al. 2021) on the queries and keys of `qkv` (`[tokens, 3 * heads * head_dim]`, which is given up

@@ -3,9 +3,8 @@
 //! Owns the packed copies beside the plain weight; which of them a call takes is measured per row count (`choice.rs`).
 
 use crate::choice::{self, Key, Packs, Pass};
-use crate::encode::{self, Activation};
 use crate::ffi;
-use crate::{Kernel, LinearKernels};
+use crate::{Activation, Kernel, LinearKernels};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// A linear layer's weight, packed once in the layouts that oneDNN and the shim's own kernel want. For inference: no
@@ -95,7 +94,7 @@ impl PackedWeight {
                 _ => crate::linear(input, &self.plain, bias, LinearKernels::all(kernel))?,
             };
             let output = if float_output { output.f_to_kind(Kind::Float)? } else { output };
-            activation.map_or(Ok(output.shallow_clone()), |activation| encode::activated(&output, activation))
+            activation.map_or(Ok(output.shallow_clone()), |activation| activation.of(&output))
         })
     }
 

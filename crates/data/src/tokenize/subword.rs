@@ -10,7 +10,7 @@ use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Tokenizer};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::interner::Interner;
-use super::{MAX_VOCABULARY, TokenizeError};
+use super::{MAX_VOCABULARY, TokenizeError, load_tokenizer};
 
 /// Largest tokenizer.json that is read, in bytes.
 const MAX_FILE_BYTES: usize = 256 << 20;
@@ -83,7 +83,7 @@ impl Subword {
         if json.get("model").is_none_or(|model| !model.is_object()) {
             return Err(unusable("it has no \"model\": not a Hugging Face tokenizer.json".into()));
         }
-        let mut tokenizer = build(&json).map_err(unusable)?;
+        let mut tokenizer = load_tokenizer(bytes).map_err(unusable)?;
         let vocabulary = Vocabulary::read(&tokenizer, &json).map_err(unusable)?;
         let frame = match special_tokens && !json["post_processor"].is_null() {
             true => frame(&tokenizer).map_err(unusable)?,
@@ -266,23 +266,6 @@ fn is_lone_space(text: &str, at: usize) -> bool {
         .get(at + 1)
         .is_some_and(|&after| solid(after, if after < 0x80 { None } else { text[at + 1..].chars().next() }))
         && solid(bytes[at - 1], if bytes[at - 1] < 0x80 { None } else { text[..at].chars().next_back() })
-}
-
-/// Builds the library's tokenizer without truncation, padding and dropout, which are not its task
-/// here. Its own faults come back as sentences.
-fn build(json: &Value) -> Result<Tokenizer, String> {
-    let mut json = json.clone();
-    json["truncation"] = Value::Null;
-    json["padding"] = Value::Null;
-    if json["model"].get("dropout").is_some() {
-        json["model"]["dropout"] = Value::Null;
-    }
-    let bytes = serde_json::to_vec(&json).map_err(|e| e.to_string())?;
-    match catch_unwind(|| Tokenizer::from_bytes(&bytes)) {
-        Ok(Ok(tokenizer)) => Ok(tokenizer),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the tokenizers library cannot make sense of it".to_owned()),
-    }
 }
 
 struct Vocabulary {

@@ -3,6 +3,7 @@
 //! reads small files; weights are touched when a tensor is asked for.
 
 mod error;
+mod export;
 mod folder;
 pub mod gguf;
 mod sentence_transformer;
@@ -10,14 +11,15 @@ mod shards;
 mod special_tokens;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tidemill_data::load_tokenizer;
 use tokenizers::Tokenizer;
 
 pub use error::CheckpointError;
+pub use export::{ExportOptions, export};
 pub use sentence_transformer::{Dense, Pooling, SentenceModule, SentenceModuleKind, SentenceTransformer};
 pub use shards::Shards;
 pub use special_tokens::{SpecialToken, SpecialTokens};
@@ -84,7 +86,9 @@ impl Checkpoint {
         if path.is_file() {
             return match folder::first_bytes::<4>(path)? {
                 bytes if &bytes == b"GGUF" => open_gguf(path, path),
-                _ if folder::is_pickle(path) => refuse("is a pickle; give the folder it lies in to see how to convert it"),
+                _ if folder::is_pickle(path) => {
+                    refuse("is a pickle; give the folder it lies in to see how to convert it")
+                }
                 _ if path.extension().is_some_and(|ending| ending == "safetensors") => {
                     refuse("holds weights alone; give the folder that has its config.json")
                 }
@@ -211,7 +215,7 @@ impl Checkpoint {
         })
     }
 
-    /// The tokeniser.
+    /// The tokeniser. It neither pads nor truncates, whatever its file says.
     ///
     /// # Errors
     /// As [`Checkpoint::tokenizer_json`], and when the library refuses it.
@@ -221,17 +225,9 @@ impl Checkpoint {
             Contents::Gguf(gguf) => gguf.file().to_path_buf(),
             Contents::Folder(_) => self.path.join(folder::TOKENIZER),
         };
-        load_tokenizer(&json).map_err(|problem| CheckpointError::file(&file, problem))
-    }
-}
-
-/// The library panics on some files that lie, and trusts others.
-fn load_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
-    let loaded = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(json)));
-    match loaded {
-        Ok(Ok(tokenizer)) => Ok(tokenizer),
-        Ok(Err(error)) => Err(format!("is not a tokeniser that can be used: {error}")),
-        Err(_) => Err("is not a tokeniser that can be used: it contradicts itself".to_string()),
+        let unusable =
+            |problem| CheckpointError::file(&file, format!("is not a tokeniser that can be used: {problem}"));
+        load_tokenizer(&json).map_err(unusable)
     }
 }
 

@@ -69,7 +69,9 @@ impl Shards {
         let (mut shards, mut places) = (Vec::new(), BTreeMap::new());
         for (tensor, file) in pairs {
             if !is_plain_name(&file) || !file.ends_with(".safetensors") {
-                return refuse(format!("puts the tensor \"{tensor}\" into {file:?}, which is not a file of its own folder"));
+                return refuse(format!(
+                    "puts the tensor \"{tensor}\" into {file:?}, which is not a file of its own folder"
+                ));
             }
             let shard = match files.get(&file) {
                 Some(shard) => *shard,
@@ -84,7 +86,7 @@ impl Shards {
                     shards.len() - 1
                 }
             };
-            if !shards.get(shard).is_some_and(|weights| weights.shape(&tensor).is_some()) {
+            if shards.get(shard).is_none_or(|weights| weights.shape(&tensor).is_none()) {
                 return refuse(format!("puts the tensor \"{tensor}\" into {file}, which does not have it"));
             }
             if places.insert(tensor.clone(), shard).is_some() {

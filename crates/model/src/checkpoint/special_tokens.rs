@@ -61,7 +61,10 @@ pub(super) struct Sources<'a> {
 
 impl Sources<'_> {
     /// `look_up` asks the whole tokeniser, for a text or an id that no small file has.
-    pub(super) fn special_tokens(&self, look_up: &mut dyn FnMut(&TokenKey<'_>) -> Option<SpecialToken>) -> SpecialTokens {
+    pub(super) fn special_tokens(
+        &self,
+        look_up: &mut dyn FnMut(&TokenKey<'_>) -> Option<SpecialToken>,
+    ) -> SpecialTokens {
         let table = self.table();
         let mut find = |key: TokenKey<'_>| table.find(&key).or_else(|| look_up(&key));
         let mut named = |name: &str| {
@@ -96,7 +99,8 @@ impl Sources<'_> {
 
     fn table(&self) -> Table {
         let mut table = Table::default();
-        let decoder = self.tokenizer_config.and_then(|config| config.get("added_tokens_decoder")).and_then(Value::as_object);
+        let decoder =
+            self.tokenizer_config.and_then(|config| config.get("added_tokens_decoder")).and_then(Value::as_object);
         for (id, token) in decoder.into_iter().flatten() {
             if let (Ok(id), Some(text)) = (id.parse(), token_text(token)) {
                 table.insert(id, text);
@@ -256,7 +260,8 @@ mod tests {
     fn the_whole_tokeniser_is_asked_when_no_small_file_knows() {
         let map = json!({"unk_token": "[UNK]"});
         let sources = Sources { special_tokens_map: map.as_object(), ..Sources::default() };
-        let tokens = sources.special_tokens(&mut |key| matches!(key, TokenKey::Text("[UNK]")).then(|| token(3, "[UNK]")));
+        let tokens =
+            sources.special_tokens(&mut |key| matches!(key, TokenKey::Text("[UNK]")).then(|| token(3, "[UNK]")));
         assert_eq!(tokens.unk, Some(token(3, "[UNK]")));
     }
 }

@@ -1,13 +1,14 @@
 //! BERT: Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>. Token, position and type vectors added and normalised,
 //! then layers with the norm last. MiniLM, E5, BGE and GTE embedders are of this family too.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tch::{Kind, Tensor};
-use tidemill_torch::encode::{Activation, Pooling};
+use tidemill_torch::Activation;
+use tidemill_torch::encode::Pooling;
 
-use super::config::{Sizes, activation, read, refuse};
+use super::sizes::{SizeKeys, Sizes};
 use super::{Architecture, Encoder, EncoderShape, Head, HeadKind, HeadParts};
+use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::flat::{EmbeddingSum, FlatBatch, FusedLinear, PostNormLayer, PostNormPaths, PostNormSizes, RowNorm};
@@ -15,107 +16,70 @@ use crate::parameters::Path;
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
-    model_types: &[NAME],
+    model_types: &["bert"],
     summary: "Bidirectional transformer with learned positions (Devlin et al. 2018).",
     prefix: "bert",
-    build: |path, config, kind| Ok(Box::new(Bert::new(path, &BertConfig::read(NAME, config)?, kind)?)),
+    build: |path, config, kind| Ok(Box::new(Bert::new(path, &read(config)?, kind)?)),
     head,
 };
 
-const NAME: &str = "bert";
-
-/// Keys of `config.json`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub(super) struct BertConfig {
-    pub(super) vocab_size: i64,
-    pub(super) hidden_size: i64,
-    pub(super) num_hidden_layers: i64,
-    pub(super) num_attention_heads: i64,
-    pub(super) intermediate_size: i64,
-    pub(super) hidden_act: String,
-    pub(super) max_position_embeddings: i64,
-    pub(super) type_vocab_size: i64,
-    pub(super) layer_norm_eps: f64,
-    pub(super) pad_token_id: i64,
-    pub(super) position_embedding_type: String,
-    pub(super) is_decoder: bool,
-    pub(super) tie_word_embeddings: bool,
+fn read(config: Config<'_>) -> Result<BertConfig, ModelError> {
+    BertConfig::read(config, 30522, 0)
 }
 
-impl Default for BertConfig {
-    fn default() -> BertConfig {
-        BertConfig {
-            vocab_size: 30522,
-            hidden_size: 768,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            intermediate_size: 3072,
-            hidden_act: "gelu".to_string(),
-            max_position_embeddings: 512,
-            type_vocab_size: 2,
-            layer_norm_eps: 1e-12,
-            pad_token_id: 0,
-            position_embedding_type: "absolute".to_string(),
-            is_decoder: false,
-            tie_word_embeddings: true,
-        }
-    }
+/// What `config.json` says; RoBERTa's has the same keys.
+pub(super) struct BertConfig {
+    pub(super) sizes: Sizes,
+    /// Kinds of tokens: the first and the second of a pair.
+    pub(super) types: i64,
+    pub(super) activation: Activation,
+    /// `pad_token_id`.
+    pub(super) padding: i64,
+    /// Whether the table of words is also the layer that scores them.
+    pub(super) tied: bool,
 }
 
 impl BertConfig {
-    /// Also RoBERTa's, whose keys are the same.
-    pub(super) fn read(name: &'static str, config: &Map<String, Value>) -> Result<BertConfig, ModelError> {
-        let own: BertConfig = read(name, config)?;
-        let sizes = Sizes {
-            vocabulary: own.vocab_size,
-            width: own.hidden_size,
-            heads: own.num_attention_heads,
-            inner: own.intermediate_size,
-            layers: own.num_hidden_layers,
-            positions: own.max_position_embeddings,
-            epsilon: own.layer_norm_eps,
+    /// Reads the keys; `vocabulary` and `padding` are what the family has where they are missing.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] that names the key.
+    pub(super) fn read(config: Config<'_>, vocabulary: i64, padding: i64) -> Result<BertConfig, ModelError> {
+        let keys = SizeKeys {
+            vocabulary: ("vocab_size", vocabulary),
+            width: ("hidden_size", 768),
+            heads: ("num_attention_heads", 12),
+            inner: ("intermediate_size", 3072),
+            layers: ("num_hidden_layers", 12),
+            positions: ("max_position_embeddings", 512),
+            epsilon: ("layer_norm_eps", 1e-12),
         };
-        sizes.check(
-            name,
-            [
-                "vocab_size",
-                "hidden_size",
-                "num_attention_heads",
-                "intermediate_size",
-                "num_hidden_layers",
-                "max_position_embeddings",
-                "layer_norm_eps",
-            ],
-        )?;
-        if !(1..=1 << 20).contains(&own.type_vocab_size) {
-            return Err(refuse(name, format!("\"type_vocab_size\" must be at least 1, not {}", own.type_vocab_size)));
+        let sizes = Sizes::read(config, &keys)?;
+        let position_kind = config.text_or("position_embedding_type", "absolute")?;
+        if position_kind != "absolute" {
+            let problem = format!("\"position_embedding_type\" is \"{position_kind}\", and only \"absolute\" is known");
+            return Err(config.refuse(problem));
         }
-        if own.position_embedding_type != "absolute" {
-            let kind = &own.position_embedding_type;
-            let problem = format!("\"position_embedding_type\" is \"{kind}\", and only \"absolute\" is known");
-            return Err(refuse(name, problem));
+        if config.flag_or("is_decoder", false)? {
+            return Err(config.refuse("\"is_decoder\" is true, and this is an encoder"));
         }
-        if own.is_decoder {
-            return Err(refuse(name, "\"is_decoder\" is true, and this is an encoder".to_string()));
-        }
-        Ok(own)
-    }
-
-    pub(super) fn activation(&self, name: &str) -> Result<Activation, ModelError> {
-        activation(name, "hidden_act", &self.hidden_act)
+        let padding = config.get("pad_token_id").map_or(Some(padding), Value::as_i64);
+        let padding = padding.filter(|padding| (0..sizes.vocabulary).contains(padding)).ok_or_else(|| {
+            config.refuse(format!("\"pad_token_id\" must be one of the {} tokens", sizes.vocabulary))
+        })?;
+        Ok(BertConfig {
+            types: config.size_or("type_vocab_size", 2)?,
+            activation: config.activation("hidden_act", "gelu")?,
+            tied: config.flag_or("tie_word_embeddings", true)?,
+            padding,
+            sizes,
+        })
     }
 
     /// Layers under `encoder.layer.N`, as BERT and RoBERTa name their parts.
-    pub(super) fn layers(&self, name: &str, path: &Path, kind: Kind) -> Result<Vec<PostNormLayer>, ModelError> {
-        let sizes = PostNormSizes {
-            width: self.hidden_size,
-            heads: self.num_attention_heads,
-            inner: self.intermediate_size,
-            activation: self.activation(name)?,
-            epsilon: self.layer_norm_eps,
-            kind,
-        };
+    pub(super) fn layers(&self, path: &Path, kind: Kind) -> Result<Vec<PostNormLayer>, ModelError> {
+        let Sizes { width, heads, inner, epsilon, .. } = self.sizes;
+        let sizes = PostNormSizes { width, heads, inner, activation: self.activation, epsilon, kind };
         let layer = |index: i64| {
             let path = path.sub("encoder.layer").sub(index);
             let paths = PostNormPaths {
@@ -128,19 +92,20 @@ impl BertConfig {
             };
             PostNormLayer::new(&paths, sizes)
         };
-        (0..self.num_hidden_layers).map(layer).collect()
+        (0..self.sizes.layers).map(layer).collect()
     }
 
     /// The tables under `embeddings`: tokens, positions, types.
     pub(super) fn embeddings(&self, path: &Path, kind: Kind) -> Result<EmbeddingSum, ModelError> {
         let path = path.sub("embeddings");
+        let Sizes { vocabulary, width, positions, epsilon, .. } = self.sizes;
         let tables = [
-            (path.sub("word_embeddings"), self.vocab_size),
-            (path.sub("position_embeddings"), self.max_position_embeddings),
-            (path.sub("token_type_embeddings"), self.type_vocab_size),
+            (path.sub("word_embeddings"), vocabulary),
+            (path.sub("position_embeddings"), positions),
+            (path.sub("token_type_embeddings"), self.types),
         ];
-        let norm = RowNorm::new(&path.sub("LayerNorm"), self.hidden_size, self.layer_norm_eps, true, kind)?;
-        EmbeddingSum::new(&tables, self.hidden_size, norm)
+        let norm = RowNorm::new(&path.sub("LayerNorm"), width, epsilon, true, kind)?;
+        EmbeddingSum::new(&tables, width, norm)
     }
 }
 
@@ -152,14 +117,11 @@ struct Bert {
 
 impl Bert {
     fn new(path: &Path, own: &BertConfig, kind: Kind) -> Result<Bert, ModelError> {
+        let Sizes { vocabulary, width, positions, .. } = own.sizes;
         Ok(Bert {
             embeddings: own.embeddings(path, kind)?,
-            layers: own.layers(NAME, path, kind)?,
-            shape: EncoderShape {
-                vocabulary: own.vocab_size,
-                width: own.hidden_size,
-                longest: own.max_position_embeddings,
-            },
+            layers: own.layers(path, kind)?,
+            shape: EncoderShape { vocabulary, width, longest: positions },
         })
     }
 }
@@ -183,8 +145,9 @@ impl Encoder for Bert {
 }
 
 fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
-    let own = BertConfig::read(NAME, parts.config)?;
-    let (root, width, kind) = (&parts.root, own.hidden_size, parts.kind);
+    let own = read(parts.config)?;
+    let Sizes { vocabulary, width, epsilon, .. } = own.sizes;
+    let (root, kind) = (&parts.root, parts.kind);
     match parts.head {
         HeadKind::SequenceClassification => Ok(Head {
             pooling: Some(Pooling::First),
@@ -203,9 +166,9 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
         HeadKind::MaskedLanguageModel => {
             let path = root.sub("cls.predictions");
             let dense = FusedLinear::new(&path.sub("transform.dense"), width, width, true, kind)?;
-            let norm = RowNorm::new(&path.sub("transform.LayerNorm"), width, own.layer_norm_eps, true, kind)?;
-            let output = word_scores(parts, &path, own.vocab_size, own.tie_word_embeddings)?;
-            let dense = Some(dense.activated(own.activation(NAME)?));
+            let norm = RowNorm::new(&path.sub("transform.LayerNorm"), width, epsilon, true, kind)?;
+            let output = word_scores(parts, &path, vocabulary, own.tied)?;
+            let dense = Some(dense.activated(own.activation));
             Ok(Head { dense, norm: Some(norm), ..Head::plain(output) })
         }
     }

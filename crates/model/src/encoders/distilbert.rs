@@ -1,13 +1,13 @@
 //! DistilBERT: Sanh et al. 2019, <https://arxiv.org/abs/1910.01108>. BERT with half of its layers, without token types and
 //! without a pooler, under names of its own.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
-use tidemill_torch::encode::{Activation, Pooling};
+use tidemill_torch::Activation;
+use tidemill_torch::encode::Pooling;
 
-use super::config::{Sizes, activation, read};
+use super::sizes::{SizeKeys, Sizes};
 use super::{Architecture, Encoder, EncoderShape, Head, HeadKind, HeadParts};
+use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::flat::{EmbeddingSum, FlatBatch, FusedLinear, PostNormLayer, PostNormPaths, PostNormSizes, RowNorm};
@@ -15,66 +15,37 @@ use crate::parameters::Path;
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
-    model_types: &[NAME],
+    model_types: &["distilbert"],
     summary: "BERT distilled into half of its layers (Sanh et al. 2019).",
     prefix: "distilbert",
     build: |path, config, kind| Ok(Box::new(DistilBert::new(path, &DistilBertConfig::read(config)?, kind)?)),
     head,
 };
 
-const NAME: &str = "distilbert";
-/// Not a key: every norm of the family has it.
-const EPSILON: f64 = 1e-12;
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
 struct DistilBertConfig {
-    vocab_size: i64,
-    dim: i64,
-    n_layers: i64,
-    n_heads: i64,
-    hidden_dim: i64,
-    activation: String,
-    max_position_embeddings: i64,
-    tie_word_embeddings: bool,
-}
-
-impl Default for DistilBertConfig {
-    fn default() -> DistilBertConfig {
-        DistilBertConfig {
-            vocab_size: 30522,
-            dim: 768,
-            n_layers: 6,
-            n_heads: 12,
-            hidden_dim: 3072,
-            activation: "gelu".to_string(),
-            max_position_embeddings: 512,
-            tie_word_embeddings: true,
-        }
-    }
+    sizes: Sizes,
+    activation: Activation,
+    /// Whether the table of words is also the layer that scores them.
+    tied: bool,
 }
 
 impl DistilBertConfig {
-    fn read(config: &Map<String, Value>) -> Result<DistilBertConfig, ModelError> {
-        let own: DistilBertConfig = read(NAME, config)?;
-        let sizes = Sizes {
-            vocabulary: own.vocab_size,
-            width: own.dim,
-            heads: own.n_heads,
-            inner: own.hidden_dim,
-            layers: own.n_layers,
-            positions: own.max_position_embeddings,
-            epsilon: EPSILON,
+    fn read(config: Config<'_>) -> Result<DistilBertConfig, ModelError> {
+        let keys = SizeKeys {
+            vocabulary: ("vocab_size", 30522),
+            width: ("dim", 768),
+            heads: ("n_heads", 12),
+            inner: ("hidden_dim", 3072),
+            layers: ("n_layers", 6),
+            positions: ("max_position_embeddings", 512),
+            // Not a key of the family: every norm has it.
+            epsilon: ("layer_norm_eps", 1e-12),
         };
-        sizes.check(
-            NAME,
-            ["vocab_size", "dim", "n_heads", "hidden_dim", "n_layers", "max_position_embeddings", "layer_norm_eps"],
-        )?;
-        Ok(own)
-    }
-
-    fn activation(&self) -> Result<Activation, ModelError> {
-        activation(NAME, "activation", &self.activation)
+        Ok(DistilBertConfig {
+            sizes: Sizes::read(config, &keys)?,
+            activation: config.activation("activation", "gelu")?,
+            tied: config.flag_or("tie_word_embeddings", true)?,
+        })
     }
 }
 
@@ -86,20 +57,12 @@ struct DistilBert {
 
 impl DistilBert {
     fn new(path: &Path, own: &DistilBertConfig, kind: Kind) -> Result<DistilBert, ModelError> {
+        let Sizes { vocabulary, width, heads, inner, positions, epsilon, .. } = own.sizes;
         let embeddings = path.sub("embeddings");
-        let tables = [
-            (embeddings.sub("word_embeddings"), own.vocab_size),
-            (embeddings.sub("position_embeddings"), own.max_position_embeddings),
-        ];
-        let norm = RowNorm::new(&embeddings.sub("LayerNorm"), own.dim, EPSILON, true, kind)?;
-        let sizes = PostNormSizes {
-            width: own.dim,
-            heads: own.n_heads,
-            inner: own.hidden_dim,
-            activation: own.activation()?,
-            epsilon: EPSILON,
-            kind,
-        };
+        let tables =
+            [(embeddings.sub("word_embeddings"), vocabulary), (embeddings.sub("position_embeddings"), positions)];
+        let norm = RowNorm::new(&embeddings.sub("LayerNorm"), width, epsilon, true, kind)?;
+        let sizes = PostNormSizes { width, heads, inner, activation: own.activation, epsilon, kind };
         let layer = |index: i64| {
             let path = path.sub("transformer.layer").sub(index);
             let paths = PostNormPaths {
@@ -113,9 +76,9 @@ impl DistilBert {
             PostNormLayer::new(&paths, sizes)
         };
         Ok(DistilBert {
-            embeddings: EmbeddingSum::new(&tables, own.dim, norm)?,
-            layers: (0..own.n_layers).map(layer).collect::<Result<_, _>>()?,
-            shape: EncoderShape { vocabulary: own.vocab_size, width: own.dim, longest: own.max_position_embeddings },
+            embeddings: EmbeddingSum::new(&tables, width, norm)?,
+            layers: (0..own.sizes.layers).map(layer).collect::<Result<_, _>>()?,
+            shape: EncoderShape { vocabulary, width, longest: positions },
         })
     }
 }
@@ -140,7 +103,8 @@ impl Encoder for DistilBert {
 
 fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
     let own = DistilBertConfig::read(parts.config)?;
-    let (root, width, kind) = (&parts.root, own.dim, parts.kind);
+    let Sizes { vocabulary, width, epsilon, .. } = own.sizes;
+    let (root, kind) = (&parts.root, parts.kind);
     match parts.head {
         HeadKind::SequenceClassification => {
             let dense = FusedLinear::new(&root.sub("pre_classifier"), width, width, true, kind)?;
@@ -156,16 +120,16 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
         }
         HeadKind::MaskedLanguageModel => {
             let dense = FusedLinear::new(&root.sub("vocab_transform"), width, width, true, kind)?;
-            let norm = RowNorm::new(&root.sub("vocab_layer_norm"), width, EPSILON, true, kind)?;
+            let norm = RowNorm::new(&root.sub("vocab_layer_norm"), width, epsilon, true, kind)?;
             let path = root.sub("vocab_projector");
-            let output = match parts.encoder.tokens().filter(|_| own.tie_word_embeddings) {
+            let output = match parts.encoder.tokens().filter(|_| own.tied) {
                 Some(table) => {
-                    let bias = path.get("bias", &[own.vocab_size], Init::Zeros)?;
+                    let bias = path.get("bias", &[vocabulary], Init::Zeros)?;
                     FusedLinear::tied(table, Some(bias), path.is_constant(), kind)?
                 }
-                None => FusedLinear::new(&path, width, own.vocab_size, true, kind)?,
+                None => FusedLinear::new(&path, width, vocabulary, true, kind)?,
             };
-            let dense = Some(dense.activated(own.activation()?));
+            let dense = Some(dense.activated(own.activation));
             Ok(Head { dense, norm: Some(norm), ..Head::plain(output) })
         }
     }

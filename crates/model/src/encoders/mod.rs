@@ -3,20 +3,22 @@
 //! parameters whether or not a head has put a prefix before their names. Knows nothing of texts; the tasks under
 //! [`tasks`](crate::tasks) do.
 
-mod config;
 mod head;
 mod names;
+mod sizes;
 
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
+use crate::config::Config;
 use crate::error::ModelError;
 use crate::layers::flat::{FlatBatch, check_kind};
 use crate::parameters::{Parameters, Path};
 use crate::weights::TensorSource;
 
-pub use config::labels;
 pub use head::{Head, HeadKind};
+pub use sizes::labels;
+
 use names::modern_names;
 
 /// A model that gives every token a vector.
@@ -46,7 +48,7 @@ pub struct EncoderShape {
 }
 
 /// Builds an encoder: parameters below the path, sizes by `config.json`, products in numbers of the kind.
-pub type Build = fn(&Path, &Map<String, Value>, Kind) -> Result<Box<dyn Encoder>, ModelError>;
+pub type Build = fn(&Path, Config<'_>, Kind) -> Result<Box<dyn Encoder>, ModelError>;
 
 /// One family of encoders.
 pub struct Architecture {
@@ -71,7 +73,7 @@ pub struct HeadParts<'a> {
     /// Where the encoder's are.
     pub base: Path<'a>,
     /// `config.json`.
-    pub config: &'a Map<String, Value>,
+    pub config: Config<'a>,
     /// How many labels there are.
     pub labels: i64,
     /// What products are computed in.
@@ -110,10 +112,8 @@ pub fn is_encoder(model_type: &str) -> bool {
 /// # Errors
 /// [`ModelError`] when there is no such key, or no encoder of this name: with the nearest and all names.
 pub fn find(config: &Map<String, Value>) -> Result<&'static Architecture, ModelError> {
-    let name = config.get("model_type").and_then(Value::as_str).ok_or_else(|| ModelError::Config {
-        architecture: "the model".to_string(),
-        problem: "the key \"model_type\" is missing; it names the architecture".to_string(),
-    })?;
+    let missing = || Config::new(config).refuse("the key \"model_type\" is missing; it names the architecture");
+    let name = config.get("model_type").and_then(Value::as_str).ok_or_else(missing)?;
     ALL.iter().find(|architecture| architecture.model_types.contains(&name)).ok_or_else(|| {
         let names: Vec<&str> = ALL.iter().flat_map(|architecture| architecture.model_types).copied().collect();
         let nearest = tidemill_data::nearest(name, names.iter().copied());
@@ -153,9 +153,10 @@ impl EncoderModel {
         let root = parameters.root();
         let base = if prefixed { root.sub(architecture.prefix) } else { root.clone() };
         tch::no_grad(|| {
+            let labels = labels(config).len() as i64;
+            let config = Config::new(config);
             let encoder = (architecture.build)(&base, config, kind)?;
             let head = head.map(|head| {
-                let labels = labels(config).len() as i64;
                 let parts = HeadParts { head, root, base, config, labels, kind, encoder: encoder.as_ref() };
                 (architecture.head)(&parts)
             });

@@ -2,44 +2,35 @@
 //! <https://arxiv.org/abs/1911.02116>: BERT's layers with positions that start behind the padding token's, other heads and
 //! other tokenisers.
 
-use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
-use tidemill_torch::encode::{Activation, Pooling};
+use tidemill_torch::Activation;
+use tidemill_torch::encode::Pooling;
 
 use super::bert::{BertConfig, word_scores};
-use super::config::refuse;
+use super::sizes::Sizes;
 use super::{Architecture, Encoder, EncoderShape, Head, HeadKind, HeadParts};
+use crate::config::Config;
 use crate::error::ModelError;
 use crate::layers::flat::{EmbeddingSum, FlatBatch, FusedLinear, PostNormLayer, RowNorm};
 use crate::parameters::Path;
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
-    model_types: &[NAME, "xlm-roberta", "camembert"],
+    model_types: &["roberta", "xlm-roberta", "camembert"],
     summary: "BERT trained longer, in one language (Liu et al. 2019) or a hundred (Conneau et al. 2019).",
     prefix: "roberta",
     build: |path, config, kind| Ok(Box::new(Roberta::new(path, &read(config)?, kind)?)),
     head,
 };
 
-const NAME: &str = "roberta";
-
-/// BERT's keys, but for two defaults.
-fn read(config: &Map<String, Value>) -> Result<BertConfig, ModelError> {
-    let mut config = config.clone();
-    for (key, default) in [("pad_token_id", 1), ("vocab_size", 50265)] {
-        if config.get(key).is_none_or(Value::is_null) {
-            config.insert(key.to_string(), default.into());
-        }
-    }
-    let own = BertConfig::read(NAME, &config)?;
-    if own.pad_token_id < 0 || own.pad_token_id + 1 >= own.max_position_embeddings {
-        let positions = own.max_position_embeddings;
-        let problem = format!(
-            "\"pad_token_id\" is {}, and positions start behind it: \"max_position_embeddings\", {positions}, leaves none",
-            own.pad_token_id
-        );
-        return Err(refuse(NAME, problem));
+fn read(config: Config<'_>) -> Result<BertConfig, ModelError> {
+    let own = BertConfig::read(config, 50265, 1)?;
+    if own.padding + 1 >= own.sizes.positions {
+        let (padding, positions) = (own.padding, own.sizes.positions);
+        return Err(config.refuse(format!(
+            "\"pad_token_id\" is {padding}, and positions start behind it: \"max_position_embeddings\", {positions}, \
+             leaves none"
+        )));
     }
     Ok(own)
 }
@@ -55,16 +46,13 @@ struct Roberta {
 
 impl Roberta {
     fn new(path: &Path, own: &BertConfig, kind: Kind) -> Result<Roberta, ModelError> {
+        let Sizes { vocabulary, width, positions, .. } = own.sizes;
         Ok(Roberta {
             embeddings: own.embeddings(path, kind)?,
-            layers: own.layers(NAME, path, kind)?,
-            padding: own.pad_token_id,
-            types: own.type_vocab_size > 1,
-            shape: EncoderShape {
-                vocabulary: own.vocab_size,
-                width: own.hidden_size,
-                longest: own.max_position_embeddings - own.pad_token_id - 1,
-            },
+            layers: own.layers(path, kind)?,
+            padding: own.padding,
+            types: own.types > 1,
+            shape: EncoderShape { vocabulary, width, longest: positions - own.padding - 1 },
         })
     }
 }
@@ -91,7 +79,8 @@ impl Encoder for Roberta {
 
 fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
     let own = read(parts.config)?;
-    let (root, width, kind) = (&parts.root, own.hidden_size, parts.kind);
+    let Sizes { vocabulary, width, epsilon, .. } = own.sizes;
+    let (root, kind) = (&parts.root, parts.kind);
     match parts.head {
         HeadKind::SequenceClassification => {
             let path = root.sub("classifier");
@@ -108,8 +97,8 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
         HeadKind::MaskedLanguageModel => {
             let path = root.sub("lm_head");
             let dense = FusedLinear::new(&path.sub("dense"), width, width, true, kind)?.activated(Activation::Gelu);
-            let norm = RowNorm::new(&path.sub("layer_norm"), width, own.layer_norm_eps, true, kind)?;
-            let output = word_scores(parts, &path, own.vocab_size, own.tie_word_embeddings)?;
+            let norm = RowNorm::new(&path.sub("layer_norm"), width, epsilon, true, kind)?;
+            let output = word_scores(parts, &path, vocabulary, own.tied)?;
             Ok(Head { dense: Some(dense), norm: Some(norm), ..Head::plain(output) })
         }
     }

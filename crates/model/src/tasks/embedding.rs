@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use tch::{Kind, Tensor};
-use tidemill_torch::encode::{self, Activation, Pooling};
+use tidemill_torch::Activation;
+use tidemill_torch::encode::{self, Pooling};
 
 use super::text_model::{TextModel, check_finite, rows_of};
 use super::{TaskError, TaskOptions};

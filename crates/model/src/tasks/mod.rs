@@ -1,9 +1,10 @@
-//! What people ask of encoders, one file a task: texts in, typed answers out, a batch at a time. Each opens a
-//! [`Checkpoint`](crate::Checkpoint) of an encoder with the head that the task needs. Knows nothing of sockets; answers do
-//! not depend on what else is in the batch, but for rounding.
+//! What checkpoints are for, one file a task: typed inputs to typed outputs over a loaded model. Encoders answer a batch of
+//! texts at a time, each task with the head that it needs; what generates is in [`generation`]. Knows nothing of sockets;
+//! answers do not depend on what else is in the batch, but for rounding.
 
 mod embedding;
 mod fill_mask;
+pub mod generation;
 mod question_answering;
 mod reranking;
 mod sequence_classification;

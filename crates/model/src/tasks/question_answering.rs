@@ -154,12 +154,12 @@ impl Found {
             }
         }
         spans.sort_by(|a, b| b.0.total_cmp(&a.0));
-        spans.truncate(options.top.max(1));
         let whole = spans.into_iter().filter_map(|(score, first, last)| {
             let (start, end) = (word_of(window, first)?.0, word_of(window, last)?.1);
-            Some(Span { score, start, end })
+            // A token may stand for white space alone, of which its tokeniser keeps nothing.
+            (start < end).then_some(Span { score, start, end })
         });
-        self.spans.extend(whole);
+        self.spans.extend(whole.take(options.top.max(1)));
     }
 
     fn answers(mut self, document: &str, options: &AnswerOptions) -> Vec<Answer> {

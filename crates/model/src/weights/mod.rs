@@ -21,7 +21,7 @@ use crate::error::WeightsError;
 
 pub use quantised::Quantised;
 pub use write::write;
-pub(crate) use write::write_in_place;
+pub(crate) use write::{write_in_place, write_one_by_one};
 
 /// The format's own bound on a header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;

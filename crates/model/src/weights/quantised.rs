@@ -28,6 +28,8 @@ impl Quantised {
         let zeros = vec![-0.0; if self.minima.is_none() { self.scales.len() } else { 0 }];
         let minima = self.minima.as_deref().unwrap_or(&zeros);
         let groups = self.values.chunks(group).zip(self.scales.iter().zip(minima));
-        groups.flat_map(|(values, (scale, minimum))| values.iter().map(move |v| scale * f32::from(*v) + minimum)).collect()
+        groups
+            .flat_map(|(values, (scale, minimum))| values.iter().map(move |v| scale * f32::from(*v) + minimum))
+            .collect()
     }
 }

@@ -169,7 +169,8 @@ impl GgmlType {
         self.check_readable()?;
         self.check_rows(bytes, inputs, outputs, &order)?;
         let quantised = with_blocks!(self.format, rows_to_integers(bytes, outputs, inputs, order), None);
-        let has_minima = matches!(self.format, Format::Q4_1 | Format::Q5_1 | Format::Q2_K | Format::Q4_K | Format::Q5_K);
+        let has_minima =
+            matches!(self.format, Format::Q4_1 | Format::Q5_1 | Format::Q2_K | Format::Q4_K | Format::Q5_K);
         Ok(quantised.map(|mut quantised| {
             quantised.minima = quantised.minima.filter(|_| has_minima);
             quantised
@@ -185,7 +186,7 @@ impl GgmlType {
         order: &impl Fn(usize) -> usize,
     ) -> Result<(), Problem> {
         let row_bytes = row / self.elements * self.bytes;
-        let there = if row_bytes == 0 { 0 } else { bytes.len() / row_bytes };
+        let there = bytes.len().checked_div(row_bytes).unwrap_or_default();
         let whole = row.is_multiple_of(self.elements) && (0..rows).all(|row| order(row) < there);
         if whole { Ok(()) } else { Err(Problem::new(format!("does not hold {rows} rows of {row} numbers"))) }
     }
@@ -264,13 +265,7 @@ fn rows_to_integers<const BYTES: usize, const ELEMENTS: usize, const GROUPS: usi
     Quantised { outputs, inputs, group: ELEMENTS / GROUPS, values, scales, minima: Some(minima) }
 }
 
-fn plain_to_floats(
-    kind: &GgmlType,
-    bytes: &[u8],
-    row: usize,
-    order: impl Fn(usize) -> usize + Sync,
-    out: &mut [f32],
-) {
+fn plain_to_floats(kind: &GgmlType, bytes: &[u8], row: usize, order: impl Fn(usize) -> usize + Sync, out: &mut [f32]) {
     match kind.format {
         Format::F16 => copy_rows::<2>(bytes, row, order, out, |b| f16::from_le_bytes(b).to_f32()),
         Format::BF16 => copy_rows::<2>(bytes, row, order, out, |b| bf16::from_le_bytes(b).to_f32()),
@@ -440,7 +435,8 @@ fn unpack_q6_k(block: &[u8; 210], unpacked: &mut Unpacked<256, 16>) {
     for (s, byte) in unpacked.scales.iter_mut().zip(scales) {
         *s = scale * f32::from(*byte as i8);
     }
-    for ((low, high), values) in low.chunks_exact(64).zip(high.chunks_exact(32)).zip(unpacked.values.chunks_exact_mut(128))
+    for ((low, high), values) in
+        low.chunks_exact(64).zip(high.chunks_exact(32)).zip(unpacked.values.chunks_exact_mut(128))
     {
         unpack_nibbles(low, values, |nibble| nibble as i8 - 32);
         for (shift, values) in values.chunks_exact_mut(32).enumerate() {

@@ -76,8 +76,24 @@ static KNOWN: &[(&[&str], PreTokenizer)] = &[
     ),
     (
         &[
-            "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "exaone4", "mellum",
-            "a.x-4.0", "modern-bert", "roberta-bpe", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v1-en",
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gigachat",
+            "exaone4",
+            "mellum",
+            "a.x-4.0",
+            "modern-bert",
+            "roberta-bpe",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
+            "jina-v1-en",
             "jina-v2-code",
         ],
         cut(&[Step::Gpt2]),
@@ -107,10 +123,7 @@ static KNOWN: &[(&[&str], PreTokenizer)] = &[
             Step::Split(DEEPSEEK3),
         ]),
     ),
-    (
-        &["falcon"],
-        cut(&[Step::Split(r"[\p{P}\$\+<=>\^~\|`]+"), Step::Split(GPT2), Step::Split("[0-9][0-9][0-9]")]),
-    ),
+    (&["falcon"], cut(&[Step::Split(r"[\p{P}\$\+<=>\^~\|`]+"), Step::Split(GPT2), Step::Split("[0-9][0-9][0-9]")])),
 ];
 
 /// What a name means, or nothing when it is not known.

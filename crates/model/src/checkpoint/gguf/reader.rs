@@ -451,7 +451,10 @@ struct RawTensor {
 fn read_tensors(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<RawTensor>, Problem> {
     // Each takes at least its name's length, its dimensions' number, its type and its offset.
     if count > (cursor.remaining() / 24) as u64 {
-        return Err(Problem::new(format!("claims {count} tensors, more than its {} bytes can hold", cursor.bytes.len())));
+        return Err(Problem::new(format!(
+            "claims {count} tensors, more than its {} bytes can hold",
+            cursor.bytes.len()
+        )));
     }
     let mut tensors = Vec::new();
     for number in 1..=count {

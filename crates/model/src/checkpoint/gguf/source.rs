@@ -43,9 +43,14 @@ enum RowOrder {
     /// From this row on.
     From(usize),
     /// Within every head of `width` rows: pair after pair in the file, first halves and then second halves here.
-    Rotary { width: usize },
+    Rotary {
+        width: usize,
+    },
     /// In the file every head's query rows (`width` each) come first, then all keys, then all values.
-    Fused { heads: usize, width: usize },
+    Fused {
+        heads: usize,
+        width: usize,
+    },
 }
 
 impl RowOrder {
@@ -238,12 +243,20 @@ fn one(stored: &str, info: &TensorInfo, layout: Layout, heads: usize) -> Result<
 }
 
 /// One tensor of the file `[experts, outputs, inputs]` as one of ours an expert.
-fn experts(name: &str, stored: &str, info: &TensorInfo, metadata: &Metadata<'_>) -> Result<Vec<(String, Entry)>, Problem> {
+fn experts(
+    name: &str,
+    stored: &str,
+    info: &TensorInfo,
+    metadata: &Metadata<'_>,
+) -> Result<Vec<(String, Entry)>, Problem> {
     let claimed = metadata.needed("expert_count")? as usize;
     let (count, outputs, inputs) = match info.shape[..] {
         [count, outputs, inputs] if count == claimed && count <= MAX_EXPERTS => (count, outputs, inputs),
         _ => {
-            return Err(Problem::new(format!("has the shape {:?}, which is not one matrix for each of {claimed}", info.shape)));
+            return Err(Problem::new(format!(
+                "has the shape {:?}, which is not one matrix for each of {claimed}",
+                info.shape
+            )));
         }
     };
     let expert = |number: usize| Entry {
@@ -301,8 +314,9 @@ mod tests {
     #[test]
     fn fused_heads_come_together_again() {
         let (heads, width) = (2, 3);
-        let stored: Vec<usize> =
-            (0..3).flat_map(|part| (0..heads).flat_map(move |h| (0..width).map(move |w| (h * 3 + part) * width + w))).collect();
+        let stored: Vec<usize> = (0..3)
+            .flat_map(|part| (0..heads).flat_map(move |h| (0..width).map(move |w| (h * 3 + part) * width + w)))
+            .collect();
         let rows = RowOrder::Fused { heads, width };
         let ours: Vec<usize> = (0..stored.len()).map(|row| stored[rows.stored(row)]).collect();
         assert_eq!(ours, (0..stored.len()).collect::<Vec<_>>());

@@ -50,7 +50,9 @@ pub(super) fn json(gguf: &Gguf) -> Result<Vec<u8>, Problem> {
             )));
         }
         None => {
-            return Err(Problem::new("holds no tokeniser (key \"tokenizer.ggml.model\"); take another file of the model"));
+            return Err(Problem::new(
+                "holds no tokeniser (key \"tokenizer.ggml.model\"); take another file of the model",
+            ));
         }
     };
     serde_json::to_vec(&tokenizer).map_err(|error| Problem::new(format!("its tokeniser cannot be written: {error}")))
@@ -226,9 +228,8 @@ impl Frame {
             [piece(&self.bos, type_id), Some(text), piece(&self.eos, type_id)].into_iter().flatten()
         };
         let tokens = [&self.bos, &self.eos].into_iter().flatten();
-        let special: serde_json::Map<String, Json> = tokens
-            .map(|(id, text)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]})))
-            .collect();
+        let special: serde_json::Map<String, Json> =
+            tokens.map(|(id, text)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]}))).collect();
         let template = json!({
             "type": "TemplateProcessing",
             "single": framed("A", 0).collect::<Vec<_>>(),
@@ -267,7 +268,8 @@ fn byte_level(gguf: &Gguf) -> Result<TokenizerJson<'_>, Problem> {
         let merge = str::from_utf8(bytes).map_err(|_| refuse("is not UTF-8"))?;
         // The first part may be a space itself.
         let space = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
-        let (left, right) = space.and_then(|at| merge.split_at_checked(at)).ok_or_else(|| refuse("is not two tokens"))?;
+        let (left, right) =
+            space.and_then(|at| merge.split_at_checked(at)).ok_or_else(|| refuse("is not two tokens"))?;
         let right = right.strip_prefix(' ').unwrap_or(right);
         // The library takes such a merge on trust.
         let joined = format!("{left}{right}");
@@ -375,9 +377,8 @@ fn merges_by_score(
     scores: &[f32],
 ) -> Result<Vec<(String, String)>, Problem> {
     let ids = vocabulary.ids()?;
-    let joins = |token: &str| {
-        ids.get(token).copied().filter(|id| vocabulary.types.get(*id) == Some(&TokenType::Normal))
-    };
+    let joins =
+        |token: &str| ids.get(token).copied().filter(|id| vocabulary.types.get(*id) == Some(&TokenType::Normal));
     let mut merges: Vec<(Rank, &str, &str)> = Vec::new();
     for ((id, token, kind), (is_space, score)) in vocabulary.each().zip(spaces.iter().zip(scores)) {
         if kind != TokenType::Normal {
@@ -409,11 +410,8 @@ impl Rank {
     fn before(&self, other: &Rank) -> std::cmp::Ordering {
         // The scores that the converter gives to runs of spaces say nothing; their ids are in the order of the model's.
         let spaces = other.is_space.cmp(&self.is_space);
-        let scores = if self.is_space && other.is_space {
-            self.id.cmp(&other.id)
-        } else {
-            other.score.total_cmp(&self.score)
-        };
+        let scores =
+            if self.is_space && other.is_space { self.id.cmp(&other.id) } else { other.score.total_cmp(&self.score) };
         spaces.then(scores).then(other.length.cmp(&self.length)).then(self.id.cmp(&other.id))
     }
 }

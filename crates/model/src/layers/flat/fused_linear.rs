@@ -1,8 +1,7 @@
 //! A linear layer with its activation, and several that read the same rows as one product.
 
 use tch::{Device, Kind, Tensor};
-use tidemill_torch::encode::{self, Activation};
-use tidemill_torch::{PackedWeight, choice};
+use tidemill_torch::{Activation, PackedWeight, choice};
 
 use crate::error::ModelError;
 use crate::init::Init;
@@ -34,7 +33,7 @@ impl FusedLinear {
     /// # Errors
     /// As [`Path::get`].
     pub fn new(path: &Path, inputs: i64, outputs: i64, bias: bool, kind: Kind) -> Result<FusedLinear, ModelError> {
-        FusedLinear::side_by_side(&[path.clone()], inputs, outputs, bias, kind)
+        FusedLinear::side_by_side(std::slice::from_ref(path), inputs, outputs, bias, kind)
     }
 
     /// Several such layers of `outputs` outputs each, whose results lie beside each other in every row.
@@ -109,7 +108,7 @@ impl FusedLinear {
                 let weight = joined(weights)?.ok_or_else(|| ModelError::Input("a layer has no weight".to_string()))?;
                 let output = choice::linear(rows, &weight, self.bias.as_ref())?;
                 Ok(match self.activation {
-                    Some(activation) => encode::activated(&output, activation)?,
+                    Some(activation) => activation.of(&output)?,
                     None => output,
                 })
             }

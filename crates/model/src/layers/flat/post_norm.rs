@@ -2,7 +2,7 @@
 //! parts differ from one family to the next; the arithmetic does not.
 
 use tch::{Kind, Tensor};
-use tidemill_torch::encode::Activation;
+use tidemill_torch::Activation;
 
 use super::{FlatAttention, FlatBatch, FusedLinear, RowNorm};
 use crate::error::ModelError;

@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_tensor_that_no_row_knows_is_an_error() {
-        for stored in ["blk.0.attn_sub_norm.weight", "blk.00.attn_q.weight", "blk.0.attn_q", "blk.x.attn_q.weight", ""] {
+        for stored in ["blk.0.attn_sub_norm.weight", "blk.00.attn_q.weight", "blk.0.attn_q", "blk.x.attn_q.weight", ""]
+        {
             assert!(place(&llama::LLAMA, stored).is_err(), "{stored}");
         }
     }

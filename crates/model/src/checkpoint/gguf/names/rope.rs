@@ -87,8 +87,7 @@ fn by_keys(metadata: &Metadata<'_>) -> Result<Option<Json>, Problem> {
     let short = factors(metadata, "rope_factors_short.weight")?;
     if let (Some(long), Some(short)) = (long, short) {
         let list = |factors: &[f32]| -> Vec<Json> { factors.iter().map(|factor| shortest(*factor)).collect() };
-        let mut scaling =
-            json!({"rope_type": "longrope", "type": "longrope", "long_factor": list(&long), "short_factor": list(&short)});
+        let mut scaling = json!({"rope_type": "longrope", "type": "longrope", "long_factor": list(&long), "short_factor": list(&short)});
         if let Some(attention) = metadata.number("rope.scaling.attn_factor")? {
             set(&mut scaling, "attention_factor", attention);
         }
