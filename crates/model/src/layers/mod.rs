@@ -2,13 +2,13 @@
 //! [`Path`](crate::Path) under the field's usual tensor names, and its forward is fallible: libtorch's errors travel.
 //! Layers know nothing of texts, batches or losses.
 
-mod activation;
 mod attention;
 mod causal_attention;
 mod convolution;
 mod dropout;
 mod embedding;
 mod embedding_bag;
+pub mod flat;
 mod gated_mlp;
 mod layer_norm;
 mod linear;
@@ -19,7 +19,6 @@ mod recurrent;
 mod rms_norm;
 mod rotary;
 
-pub use activation::Activation;
 pub use attention::{SelfAttention, key_bias};
 pub use causal_attention::{CausalAttention, Heads};
 pub use convolution::TextConvolution;
