@@ -7,6 +7,7 @@
 pub mod architectures;
 pub mod config;
 pub mod decoders;
+pub mod encoder_decoders;
 mod error;
 pub mod files;
 mod init;

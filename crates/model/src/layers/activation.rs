@@ -25,14 +25,22 @@ impl Activation {
     /// # Errors
     /// [`ModelError::Config`] when there is none of this name.
     pub fn read(config: Config, key: &str, default: &str) -> Result<Activation, ModelError> {
-        match config.text_or(key, default)? {
-            "silu" | "swish" => Ok(Activation::Silu),
-            "gelu" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
-            "relu" => Ok(Activation::Relu),
-            other => Err(config.refuse(format!(
-                "\"{key}\" is \"{other}\", which is none of silu, gelu, gelu_new, gelu_pytorch_tanh, relu"
-            ))),
+        let name = config.text_or(key, default)?;
+        Activation::named(name).ok_or_else(|| {
+            config.refuse(format!(
+                "\"{key}\" is \"{name}\", which is none of silu, gelu, gelu_new, gelu_pytorch_tanh, relu"
+            ))
+        })
+    }
+
+    /// The activation that configurations call `name`.
+    pub fn named(name: &str) -> Option<Activation> {
+        match name {
+            "silu" | "swish" => Some(Activation::Silu),
+            "gelu" => Some(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Some(Activation::GeluTanh),
+            "relu" => Some(Activation::Relu),
+            _ => None,
         }
     }
 
