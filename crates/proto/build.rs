@@ -5,7 +5,15 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 2] = ["tidemill/v1/text_classification.proto", "inference/grpc_service.proto"];
+const FILES: [&str; 7] = [
+    "tidemill/v1/chat.proto",
+    "tidemill/v1/embedding.proto",
+    "tidemill/v1/entities.proto",
+    "tidemill/v1/generation.proto",
+    "tidemill/v1/text_classification.proto",
+    "tidemill/v1/text_to_text.proto",
+    "inference/grpc_service.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from("../../proto");

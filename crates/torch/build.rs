@@ -1,7 +1,8 @@
 //! Compiles the shim against the libtorch that `torch-sys` found, and tells dependents where its libraries are.
 use std::path::PathBuf;
 
-const SOURCES: [&str; 5] = ["fused", "linear", "product", "recurrent", "text"];
+const SOURCES: [&str; 9] =
+    ["attention", "decode", "fused", "linear", "matrix", "panels", "product", "recurrent", "text"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");

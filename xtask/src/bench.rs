@@ -1,10 +1,8 @@
 //! `cargo xtask bench`: runs benches beside their peers and prints what was reached of what is
 //! wanted.
 //!
-//! Owns the list of benches, the Python environments of the peers (`bench/environment.rs`) and the
-//! table (`bench/goals.rs`). Each bench says itself what it measured: one JSON object a line on its
-//! standard output.
-mod environment;
+//! Owns the list of benches and the table (`bench/goals.rs`). Each bench says itself what it
+//! measured: one JSON object a line on its standard output.
 mod goals;
 
 use std::io::{BufRead, BufReader};
@@ -15,9 +13,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
+use crate::environment::Peer;
 use crate::manifest::Depth;
 use crate::{cache, checkout, libtorch, progress, setup};
-use environment::Peer;
 use goals::Goal;
 
 /// A bench that can be asked for by name.

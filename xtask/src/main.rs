@@ -1,17 +1,19 @@
 //! `cargo xtask`: set-up, demo, checks and benches of this repository.
 //!
 //! It depends on none of the other crates and builds before libtorch is there. One file a
-//! subcommand; beside them `checkout`, `cache`, `manifest`, `pip`, `libtorch`, `progress`,
-//! `server`, `snippets` and `steps`, which they share.
+//! subcommand; beside them `checkout`, `cache`, `environment`, `manifest`, `pip`, `libtorch`,
+//! `progress`, `server`, `snippets` and `steps`, which they share.
 mod bench;
 mod cache;
 mod checkout;
 mod demo;
 mod e2e;
+mod environment;
 mod fmt;
 mod libtorch;
 mod lint;
 mod manifest;
+mod parity;
 mod pip;
 mod progress;
 mod server;
@@ -72,6 +74,13 @@ enum Task {
     ///
     /// A peer in Python runs in an environment that is made in the cache from xtask/peers/NAME.txt.
     Bench(bench::Options),
+    /// Compare models with `transformers`, on small checkpoints that it makes of every family.
+    ///
+    /// Logits without and with a cache, greedy search, beam search, tokeniser ids; and backwards:
+    /// what Tidemill wrote, read by transformers. One line a case, a table at the end, and exit
+    /// code 1 unless everything agrees. The Python environment (torch, transformers) and the
+    /// checkpoints are made in the cache; the first run takes minutes.
+    Parity(parity::Options),
 }
 
 fn main() -> ExitCode {
@@ -85,6 +94,7 @@ fn main() -> ExitCode {
         Task::E2e(options) => e2e::run(options, cache),
         Task::Fmt(options) => fmt::run(options),
         Task::Bench(options) => bench::run(options, cache),
+        Task::Parity(options) => parity::run(options, cache),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

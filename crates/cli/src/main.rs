@@ -7,7 +7,7 @@ mod progress;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{completions, data, eval, inspect, new, predict, serve, train};
+use commands::{chat, completions, data, eval, generate, inspect, new, predict, serve, train};
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
 ///
@@ -36,6 +36,7 @@ Examples:
   tidemill train recipe.toml --output run          train; again with the same folder: resume
   tidemill eval run/package test.tsv --text 1 --label 2
   tidemill predict run/package 'a fine film'
+  tidemill chat SmolLM2-135M-Instruct.Q4_1.gguf    talk to a checkpoint
   tidemill serve run/package --address 127.0.0.1:8080
   tidemill predict --address 127.0.0.1:8080 --model sentiment 'a fine film'
 
@@ -46,6 +47,8 @@ enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
     Predict(predict::Arguments),
+    Generate(Box<generate::Arguments>),
+    Chat(Box<chat::Arguments>),
     Serve(serve::Arguments),
     Inspect(inspect::Arguments),
     Data(data::Arguments),
@@ -61,6 +64,8 @@ fn main() -> std::process::ExitCode {
         Command::Train(arguments) => train::run(arguments, json),
         Command::Eval(arguments) => eval::run(arguments, json),
         Command::Predict(arguments) => predict::run(arguments, json),
+        Command::Generate(arguments) => generate::run(*arguments, json),
+        Command::Chat(arguments) => chat::run(*arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),
         Command::Inspect(arguments) => inspect::run(arguments, json),
         Command::Data(arguments) => data::run(arguments, json),

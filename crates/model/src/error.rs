@@ -49,7 +49,7 @@ pub enum ModelError {
     Input(String),
 }
 
-/// Why a safetensors file could not be read or written. Every message names the file, and the tensor where there is
+/// Why a file of tensors could not be read or written. Every message names the file, and the tensor where there is
 /// one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -63,7 +63,7 @@ pub enum WeightsError {
         source: std::io::Error,
     },
 
-    /// The file is not a safetensors file, or it is cut short.
+    /// The file is not of its format, or it is cut short.
     #[error("{}: {problem}", file.display())]
     Header {
         /// The file.

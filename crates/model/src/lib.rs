@@ -5,21 +5,26 @@
 //! or optimisers, and every libtorch error becomes a typed error.
 
 pub mod architectures;
+pub mod checkpoint;
 pub mod config;
 pub mod decoders;
 pub mod encoder_decoders;
+pub mod engine;
 mod error;
 pub mod files;
+pub mod generation;
 mod init;
 pub mod layers;
 pub mod manifest;
 pub mod package;
 mod parameters;
 mod pipeline;
+pub mod tasks;
 mod text_input;
 pub mod weights;
 
 pub use architectures::TextClassifier;
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointForm};
 pub use error::{ModelError, WeightsError};
 pub use init::{Init, UnknownInit};
 pub use manifest::Manifest;

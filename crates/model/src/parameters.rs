@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, Kind, TchError, Tensor};
-use tidemill_torch::{Matrix, Precision};
+use tidemill_torch::{Groups, Matrix, Precision};
 
 use crate::error::{ModelError, WeightsError};
 use crate::init::Init;
@@ -31,8 +31,8 @@ pub struct Parameters {
     device: Device,
     precision: Option<Precision>,
     taken: RefCell<Vec<(String, Tensor)>>,
-    /// Names of the matrices that were taken in their own form, and how many numbers they hold.
-    matrices: RefCell<BTreeMap<String, usize>>,
+    /// The matrices that were taken in their own form: how many numbers they hold, and how.
+    matrices: RefCell<BTreeMap<String, (usize, Precision)>>,
 }
 
 enum Source {
@@ -100,7 +100,12 @@ impl Parameters {
     /// How many numbers there are in all.
     pub fn count(&self) -> usize {
         let tensors: usize = self.taken.borrow().iter().map(|(_, tensor)| tensor.numel()).sum();
-        tensors + self.matrices.borrow().values().sum::<usize>()
+        tensors + self.matrices.borrow().values().map(|(count, _)| count).sum::<usize>()
+    }
+
+    /// Whether every matrix that was taken is held in float32.
+    pub fn holds_float32(&self) -> bool {
+        self.matrices.borrow().values().all(|(_, precision)| *precision == Precision::Float32)
     }
 
     /// Writes all parameters as safetensors, the same bytes for the same numbers, whole or not at all.
@@ -197,12 +202,12 @@ impl Parameters {
 }
 
 impl Parameters {
-    /// A matrix `[outputs, inputs]` as `turn` makes it of the stored tensor.
+    /// A matrix `[outputs, inputs]` as it is stored, or as `turn` makes it of the stored tensor.
     fn matrix(
         &self,
         name: String,
         shape: &[i64],
-        turn: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
+        turn: Option<impl FnOnce(&Tensor) -> Result<Tensor, TchError>>,
     ) -> Result<Matrix, ModelError> {
         let Source::Mapped(source) = &self.source else {
             let problem = "is to be trained, and only weights that never change can be packed".to_string();
@@ -224,8 +229,24 @@ impl Parameters {
             Kind::Float | Kind::Double => self.precision.unwrap_or(Precision::Float32),
             other => return Err(refuse(format!("holds {other:?}, not floating-point numbers"))),
         };
-        let matrix = Matrix::from_tensor(&turn(&source.tensor(&name, self.device)?)?, precision)?;
-        self.matrices.borrow_mut().insert(name, shape.iter().product::<i64>() as usize);
+        let quantised = match (&turn, self.precision) {
+            (None, None) => source.quantised(&name)?,
+            _ => None,
+        };
+        let matrix = match (quantised, turn) {
+            (Some(quantised), _) => Matrix::from_groups(&Groups {
+                outputs: quantised.outputs,
+                inputs: quantised.inputs,
+                group: quantised.group,
+                values: &quantised.values,
+                scales: &quantised.scales,
+                minima: quantised.minima.as_deref(),
+            })?,
+            (None, Some(turn)) => Matrix::from_tensor(&turn(&source.tensor(&name, self.device)?)?, precision)?,
+            (None, None) => Matrix::from_tensor(&source.tensor(&name, self.device)?, precision)?,
+        };
+        let count = shape.iter().product::<i64>() as usize;
+        self.matrices.borrow_mut().insert(name, (count, matrix.precision()));
         Ok(matrix)
     }
 }
@@ -262,7 +283,8 @@ impl Path<'_> {
     /// # Errors
     /// [`ModelError::Tensor`] when it is missing, of another shape, or not constant.
     pub fn matrix(&self, name: &str, outputs: i64, inputs: i64) -> Result<Matrix, ModelError> {
-        self.matrix_from(name, &[outputs, inputs], |stored| Ok(stored.shallow_clone()))
+        let unturned = None::<fn(&Tensor) -> Result<Tensor, TchError>>;
+        self.parameters.matrix(self.name(name), &[outputs, inputs], unturned)
     }
 
     /// As [`Path::matrix`], of a tensor that is stored in `shape` and has to be turned first.
@@ -275,7 +297,7 @@ impl Path<'_> {
         shape: &[i64],
         turn: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
     ) -> Result<Matrix, ModelError> {
-        self.parameters.matrix(self.name(name), shape, turn)
+        self.parameters.matrix(self.name(name), shape, Some(turn))
     }
 
     /// Whether the checkpoint has the tensor `name` at this place.

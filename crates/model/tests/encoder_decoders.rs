@@ -116,7 +116,7 @@ fn targets_of_different_age_share_steps_and_rows_move() {
         let expected = |row: i64, at: i64| fixture.logits.get(row).get(at);
         // Sources 0 and 1 begin, 2 and 3 follow two steps later.
         let mut first = fixture.begin(&sources[..2]);
-        fixture.step(&mut first, &[&target[0][..2], &target[1][..2]]);
+        let _ = fixture.step(&mut first, &[&target[0][..2], &target[1][..2]]);
         let mut second = fixture.begin(&sources[2..]);
         first.select(&[1, 0, 1]).unwrap();
         for at in 0..3 {
@@ -154,7 +154,7 @@ fn what_cannot_be_run_is_said_and_changes_nothing() {
 
     let mut targets = fixture.begin(&fixture.sources());
     let start: Vec<&[u32]> = fixture.targets.iter().map(|row| &row[..1]).collect();
-    fixture.step(&mut targets, &start);
+    let _ = fixture.step(&mut targets, &start);
     for tokens in [&[][..], &[5], &[5, 6, 7], &[64; 4], &[5; 160]] {
         assert!(fixture.model.decode(&mut [TargetStep { targets: &mut targets, tokens }]).is_err(), "{tokens:?}");
     }

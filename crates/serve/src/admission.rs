@@ -4,42 +4,101 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http_body::{Frame, SizeHint};
+use metrics::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tonic::codegen::{BoxFuture, Bytes, Service};
 use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 
+use crate::config::ServerConfig;
+use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 
-const UNARY: [&str; 2] = ["/tidemill.v1.TextClassification/Classify", "/inference.GRPCInferenceService/ModelInfer"];
-const STREAMS: [&str; 1] = ["/tidemill.v1.TextClassification/ClassifyStream"];
+/// How long a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Time {
+    /// `max_request_time`.
+    Request,
+    /// `max_generation_time`, the streamed answer included.
+    Generation,
+    /// As long as its caller goes on sending.
+    Stream,
+}
 
-/// When a request's answer is no longer wanted: an extension of every admitted request.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Deadline(pub(crate) Option<Instant>);
+/// The methods that use a model. Everything else passes freely.
+const METHODS: [(&str, Time); 19] = [
+    ("/inference.GRPCInferenceService/ModelInfer", Time::Generation),
+    ("/tidemill.v1.TextClassification/Classify", Time::Request),
+    ("/tidemill.v1.TextClassification/ClassifyStream", Time::Stream),
+    ("/tidemill.v1.Embedding/Embed", Time::Request),
+    ("/tidemill.v1.Embedding/EmbedStream", Time::Stream),
+    ("/tidemill.v1.Embedding/Rerank", Time::Request),
+    ("/tidemill.v1.Entities/Find", Time::Request),
+    ("/tidemill.v1.Entities/FindStream", Time::Stream),
+    ("/tidemill.v1.TextToText/Summarise", Time::Generation),
+    ("/tidemill.v1.TextToText/Translate", Time::Generation),
+    ("/tidemill.v1.Generation/Generate", Time::Generation),
+    ("/tidemill.v1.Generation/GenerateStream", Time::Generation),
+    ("/tidemill.v1.Chat/Complete", Time::Generation),
+    ("/tidemill.v1.Chat/CompleteStream", Time::Generation),
+    ("/v1/chat/completions", Time::Generation),
+    ("/v1/completions", Time::Generation),
+    ("/v1/embeddings", Time::Request),
+    ("/v1/rerank", Time::Request),
+    ("/rerank", Time::Request),
+];
+
+/// What the gate tells the services of a request: an extension of every request that it let in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Admitted {
+    /// When the answer is no longer wanted.
+    pub(crate) deadline: Option<Instant>,
+    /// On whose behalf it is made: the credential that it carries, else where it comes from. Keys take turns.
+    pub(crate) key: String,
+    // Why an answer that had begun was not finished.
+    broken: Arc<OnceLock<&'static str>>,
+}
+
+impl Admitted {
+    /// Notes why an answer that had begun is not finished, where the wire itself does not show it.
+    pub(crate) fn note_broken(&self, refusal: &Refusal) {
+        let _ = self.broken.set(refusal.reason());
+    }
+}
+
+/// Why a response is no answer: an extension of responses over HTTP.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reason(pub(crate) &'static str);
 
 /// Counts the open requests of one server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     places: Arc<Semaphore>,
     max_requests: usize,
-    max_time: Duration,
+    max_request_time: Duration,
+    max_generation_time: Duration,
     shut: Arc<watch::Sender<bool>>,
 }
 
 impl Gate {
-    /// A gate for `max_requests` at once, each unary one for `max_time` at most.
-    pub(crate) fn new(max_requests: usize, max_time: Duration) -> Gate {
-        let max_requests = max_requests.min(Semaphore::MAX_PERMITS);
-        let places = Arc::new(Semaphore::new(max_requests));
-        Gate { places, max_requests, max_time, shut: Arc::new(watch::Sender::new(false)) }
+    /// A gate for `max_requests` at once.
+    pub(crate) fn new(config: &ServerConfig) -> Gate {
+        let max_requests = config.max_requests.min(Semaphore::MAX_PERMITS);
+        Gate {
+            places: Arc::new(Semaphore::new(max_requests)),
+            max_requests,
+            max_request_time: config.max_request_time,
+            max_generation_time: config.max_generation_time,
+            shut: Arc::new(watch::Sender::new(false)),
+        }
     }
 
     /// Lets nobody in any more.
@@ -67,18 +126,27 @@ impl Gate {
         }
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::TooManyRequests { max: self.max_requests })
     }
+
+    fn limit(&self, time: Time) -> Option<Duration> {
+        match time {
+            Time::Request => Some(self.max_request_time),
+            Time::Generation => Some(self.max_generation_time),
+            Time::Stream => None,
+        }
+    }
 }
 
 /// The services behind a gate.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     gate: Gate,
+    metrics: Arc<Metrics>,
     services: Routes,
 }
 
 impl Admission {
-    pub(crate) fn new(gate: Gate, services: Routes) -> Admission {
-        Admission { gate, services }
+    pub(crate) fn new(gate: Gate, metrics: Arc<Metrics>, services: Routes) -> Admission {
+        Admission { gate, metrics, services }
     }
 }
 
@@ -93,40 +161,113 @@ impl Service<Request<Body>> for Admission {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        let is_unary = UNARY.contains(&path);
-        if !is_unary && !STREAMS.contains(&path) {
+        let Some(&(method, time)) = METHODS.iter().find(|(method, _)| *method == path) else {
             return Box::pin(self.services.call(request));
-        }
+        };
+        let mut account = Account::open(Arc::clone(&self.metrics), method);
         let place = match self.gate.enter() {
             Ok(place) => place,
-            Err(refusal) => return Box::pin(std::future::ready(Ok(refused(refusal)))),
+            Err(refusal) => {
+                account.outcome = Some(refusal.reason());
+                return Box::pin(std::future::ready(Ok(refused(method, refusal))));
+            }
         };
 
-        let now = Instant::now();
         let asked = grpc_timeout(request.headers());
-        let limit = if is_unary { Some(self.gate.max_time) } else { None };
-        let time = [asked, limit].into_iter().flatten().min();
-        let deadline = time.and_then(|time| now.checked_add(time));
-        request.extensions_mut().insert(Deadline(deadline));
+        let time = [asked, self.gate.limit(time)].into_iter().flatten().min();
+        let deadline = time.and_then(|time| account.started.checked_add(time));
+        let admitted = Admitted { deadline, key: key_of(&request), broken: Arc::clone(&account.broken) };
+        request.extensions_mut().insert(admitted);
 
         let answer = self.services.call(request);
         Box::pin(async move {
             let answer = match deadline {
                 Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
                     .await
-                    .unwrap_or_else(|_| Ok(refused(Refusal::DeadlineExceeded))),
+                    .unwrap_or_else(|_| Ok(refused(method, Refusal::DeadlineExceeded))),
                 None => answer.await,
             };
             answer.map(|mut answer| {
                 set_bound_code(answer.headers_mut());
-                answer.map(|body| Body::new(Held { body, _place: place }))
+                account.note(&answer);
+                answer.map(|body| Body::new(Held { body, account, _place: place }))
             })
         })
     }
 }
 
-fn refused(refusal: Refusal) -> Response<Body> {
-    Status::from(refusal).into_http()
+fn key_of(request: &Request<Body>) -> String {
+    if let Some(credential) = request.headers().get("authorization") {
+        return String::from_utf8_lossy(credential.as_bytes()).into_owned();
+    }
+    let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    address.map(|address| address.ip().to_string()).unwrap_or_default()
+}
+
+fn refused(method: &'static str, refusal: Refusal) -> Response<Body> {
+    if is_grpc(method) {
+        Status::from(refusal).into_http()
+    } else {
+        crate::http::refused(method, &refusal).map(Body::new)
+    }
+}
+
+fn is_grpc(method: &str) -> bool {
+    method.starts_with("/tidemill.") || method.starts_with("/inference.")
+}
+
+// One open request, measured and counted when it ends, however it ends.
+struct Account {
+    metrics: Arc<Metrics>,
+    open: Gauge,
+    method: &'static str,
+    started: Instant,
+    outcome: Option<&'static str>,
+    broken: Arc<OnceLock<&'static str>>,
+}
+
+impl Account {
+    fn open(metrics: Arc<Metrics>, method: &'static str) -> Account {
+        let open = metrics.open_requests();
+        open.increment(1.0);
+        Account { metrics, open, method, started: Instant::now(), outcome: None, broken: Arc::default() }
+    }
+
+    // What a response's head says of the outcome.
+    fn note(&mut self, answer: &Response<Body>) {
+        if let Some(Reason(reason)) = answer.extensions().get() {
+            self.outcome = Some(reason);
+        } else if is_grpc(self.method) {
+            self.note_grpc(answer.headers());
+        } else if answer.status() != StatusCode::OK {
+            self.outcome = Some("invalid");
+        }
+    }
+
+    // The status of gRPC, in the head of a response or in its trailers.
+    fn note_grpc(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.outcome = Some(match Code::from_bytes(code.as_bytes()) {
+                Code::Ok => "ok",
+                Code::InvalidArgument | Code::Unimplemented => "invalid",
+                Code::NotFound => "unknown_model",
+                Code::ResourceExhausted => "full",
+                Code::DeadlineExceeded => "deadline",
+                Code::Unavailable => "unavailable",
+                Code::Cancelled => "cancelled",
+                _ => "failed",
+            });
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.open.decrement(1.0);
+        // Without an outcome the caller left before there was one.
+        let outcome = self.broken.get().copied().or(self.outcome).unwrap_or("cancelled");
+        self.metrics.ended(self.method, outcome, self.started.elapsed());
+    }
 }
 
 // tonic calls a message beyond its bound OUT_OF_RANGE. gRPC's own libraries, and every other bound here, say
@@ -161,6 +302,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 // A response's body that keeps the request's place until it is sent or dropped.
 struct Held {
     body: Body,
+    account: Account,
     _place: OwnedSemaphorePermit,
 }
 
@@ -170,10 +312,18 @@ impl http_body::Body for Held {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut frame = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            set_bound_code(trailers);
+        match &mut frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    set_bound_code(trailers);
+                    self.account.note_grpc(trailers);
+                }
+            }
+            Poll::Ready(None) => self.account.outcome = self.account.outcome.or(Some("ok")),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        if self.body.is_end_stream() {
+            self.account.outcome = self.account.outcome.or(Some("ok"));
         }
         frame
     }
@@ -212,7 +362,7 @@ mod tests {
 
     #[tokio::test]
     async fn places_are_bounded_and_come_back() {
-        let gate = Gate::new(1, Duration::from_secs(1));
+        let gate = Gate::new(&ServerConfig { max_requests: 1, ..ServerConfig::default() });
         let place = gate.enter().unwrap();
         assert_eq!(gate.enter().unwrap_err(), Refusal::TooManyRequests { max: 1 });
         gate.shut();

@@ -3,6 +3,8 @@
 
 use std::error::Error;
 
+use crate::batch::BatchModel;
+
 /// A text classifier that one thread owns and calls.
 pub trait Classifier: 'static {
     /// The probabilities of every text: one row a text, in order; one value a label, in the labels' order.
@@ -20,5 +22,25 @@ where
 {
     fn classify(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Box<dyn Error + Send + Sync>> {
         self(texts)
+    }
+}
+
+/// A classifier as a model that answers batches; its rows are checked to have a value for each label.
+pub(crate) struct Classifying<C> {
+    pub(crate) classifier: C,
+    pub(crate) labels: usize,
+}
+
+impl<C: Classifier> BatchModel for Classifying<C> {
+    type Item = String;
+    type Answer = Vec<f32>;
+
+    fn answer(&mut self, items: &[&String]) -> Result<Vec<Vec<f32>>, Box<dyn Error + Send + Sync>> {
+        let texts: Vec<&str> = items.iter().map(|text| text.as_str()).collect();
+        let rows = self.classifier.classify(&texts)?;
+        match rows.iter().find(|row| row.len() != self.labels) {
+            Some(row) => Err(format!("it gave {} probabilities for {} labels", row.len(), self.labels).into()),
+            None => Ok(rows),
+        }
     }
 }

@@ -2,10 +2,11 @@
 //! with their unit ("500us", "2ms", "30s", "5m").
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::model_path::ModelPath;
 
 /// What a server listens on, what it serves, and where its bounds are.
 ///
@@ -22,8 +23,9 @@ use serde::{Deserialize, Serialize};
 pub struct ServerConfig {
     /// Where to listen. Port 0 takes a free one. Default: `127.0.0.1:8080`.
     pub address: SocketAddr,
-    /// Folders of packages to serve, one model each. Default: none.
-    pub packages: Vec<PathBuf>,
+    /// Packages and checkpoints to serve, one model each: a folder or a `.gguf` file, or `NAME=PATH` to give a checkpoint
+    /// another name than its file's. Default: none.
+    pub packages: Vec<ModelPath>,
     /// Threads that libtorch uses within one operation of one model. Default (absent): the processors that this process may
     /// use, shared out between the models, at least one each.
     pub threads: Option<i32>,
@@ -34,9 +36,28 @@ pub struct ServerConfig {
     /// the next batch forms by itself, so that waiting rarely pays. Default: 0.
     #[serde(with = "duration")]
     pub max_delay: Duration,
+    /// Most tokens that an encoder is given at once, padding not counted. Default: 16,384.
+    pub max_batch_tokens: usize,
     /// Most texts that may wait for one model; beyond it requests are refused at once. At least `max_texts`.
     /// Default: 4,096.
     pub max_queue: usize,
+
+    /// The precision of checkpoints' matrices. Default (absent): as they are stored.
+    pub precision: Option<CheckpointPrecision>,
+    /// The longest context of a model that generates, prompt and answer together, in tokens. Default (absent): the
+    /// checkpoint's own, up to 8,192.
+    pub max_context: Option<usize>,
+    /// Bytes that the keys and values of a model that generates may take. Default (absent): 1 GiB, taken as it is used.
+    pub cache_bytes: Option<usize>,
+    /// Most sequences that a model generates at once. Default: 64.
+    pub max_sequences: usize,
+    /// Most requests that may wait for a model that generates; beyond it they are refused at once. Default: 256.
+    pub max_waiting: usize,
+    /// Longest time for one answer that is generated, streamed or not. Default: 10 min.
+    #[serde(with = "duration")]
+    pub max_generation_time: Duration,
+    /// Most tokens of an answer that may wait for a slow reader; beyond it the answer is cut off. Default: 4,096.
+    pub max_stream_backlog: usize,
 
     /// Most texts in a request. Default: 1,024.
     pub max_texts: usize,
@@ -76,6 +97,20 @@ pub struct ServerConfig {
     pub grace: Duration,
 }
 
+/// The precision of a checkpoint's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckpointPrecision {
+    /// 32 bits.
+    Float32,
+    /// 16 bits, with the range of float32.
+    Bfloat16,
+    /// 8 bits, in groups.
+    Int8,
+    /// 4 bits, in groups.
+    Int4,
+}
+
 impl Default for ServerConfig {
     fn default() -> ServerConfig {
         ServerConfig {
@@ -84,7 +119,15 @@ impl Default for ServerConfig {
             threads: None,
             max_batch_size: 64,
             max_delay: Duration::ZERO,
+            max_batch_tokens: 16 * 1024,
             max_queue: 4096,
+            precision: None,
+            max_context: None,
+            cache_bytes: None,
+            max_sequences: 64,
+            max_waiting: 256,
+            max_generation_time: Duration::from_secs(600),
+            max_stream_backlog: 4096,
             max_texts: 1024,
             max_text_bytes: 64 * 1024,
             max_message_bytes: 4 * 1024 * 1024,
@@ -111,6 +154,12 @@ impl ServerConfig {
         let wrong = |key, problem: String| Err(crate::ServeError::Config { key, problem });
         let at_least_one = [
             ("max_batch_size", self.max_batch_size),
+            ("max_batch_tokens", self.max_batch_tokens),
+            ("max_context", self.max_context.unwrap_or(1)),
+            ("cache_bytes", self.cache_bytes.unwrap_or(1)),
+            ("max_sequences", self.max_sequences),
+            ("max_waiting", self.max_waiting),
+            ("max_stream_backlog", self.max_stream_backlog),
             ("max_texts", self.max_texts),
             ("max_text_bytes", self.max_text_bytes),
             ("max_message_bytes", self.max_message_bytes),
@@ -132,6 +181,7 @@ impl ServerConfig {
         }
         let above_zero = [
             ("max_request_time", self.max_request_time),
+            ("max_generation_time", self.max_generation_time),
             ("max_stream_idle", self.max_stream_idle),
             ("keep_alive_interval", self.keep_alive_interval),
             ("keep_alive_timeout", self.keep_alive_timeout),

@@ -16,8 +16,8 @@ pub enum ServeError {
         problem: String,
     },
     /// Nothing to serve.
-    #[error("there is no package to serve; name at least one package's folder")]
-    NoPackages,
+    #[error("there is nothing to serve; name at least one package, checkpoint folder or .gguf file")]
+    NoModels,
     /// The address is taken.
     #[error(
         "cannot listen on {address}: another program has that port; stop it, or choose another port (port 0 takes a free one)"
@@ -34,24 +34,24 @@ pub enum ServeError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A package cannot be opened.
-    #[error("cannot open the package {}: {reason}", folder.display())]
-    Package {
-        /// Its folder.
-        folder: PathBuf,
-        /// What is wrong with it and what to do, as the package's reader says it.
+    /// A package or checkpoint cannot be opened.
+    #[error("cannot open {}: {reason}", path.display())]
+    Open {
+        /// Where it lies.
+        path: PathBuf,
+        /// What is wrong with it and what to do, as its reader says it.
         reason: String,
     },
-    /// A classifier of the program's own cannot be opened.
+    /// A model of the program's own cannot be opened.
     #[error("cannot open the model {model:?}: {reason}")]
-    Classifier {
+    Own {
         /// Its name.
         model: String,
         /// What the program's own code says.
         reason: String,
     },
     /// Two models have one name.
-    #[error("two models are named {name:?}{places}; give one of them another name in its tidemill.toml")]
+    #[error("two models are named {name:?}{places}; give one of them another, as NAME=PATH")]
     DuplicateModel {
         /// The name.
         name: String,
@@ -75,6 +75,9 @@ pub enum ServeError {
     /// The transport failed.
     #[error("the server's transport failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The registry of metrics cannot be built.
+    #[error("the registry of metrics cannot be built: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
     /// The reflection service cannot be built.
     #[error("the reflection service cannot be built: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -1,41 +1,53 @@
-//! The model server: packages behind gRPC.
+//! The model server: packages and checkpoints behind gRPC and HTTP, on one port.
 //!
 //! ```text
-//! socket ── connections ── admission ── services ── model ── queue ── executor ── pipeline
-//!           how many       how many     wire in,    handle   line,    thread      texts in,
-//!                          and how long wire out             bounded             probabilities out
+//! socket ── connections ── admission ── services, http ── model ── queue ── executor ── pipeline or generator
+//!           how many       how many     wire in,          handle   line,    thread      texts in, answers out;
+//!                          and how long wire out                   bounded              requests in, tokens out
 //! ```
 //!
-//! Each model belongs to one thread. Async code never calls a model: it puts texts into the model's line and waits. What
-//! waits together runs together: the next batch forms while the last one runs. Everything has a bound, in
-//! [`ServerConfig`]; at the bound the caller is told at once. A caller that leaves, or whose deadline passes, gives up its
-//! place before the model sees its texts.
+//! Each model belongs to one thread. Async code never calls a model: it puts work into the model's line and waits. What
+//! waits together runs together: a batch model's next batch forms while the last one runs (`batch/`), and a generator's
+//! requests join and leave between steps (`generation/`). Everything has a bound, in [`ServerConfig`]; at the bound the
+//! caller is told at once. A caller that leaves, or whose deadline passes, gives up its place before the model sees its
+//! texts, or by the next step.
 //!
-//! On the wire are `tidemill.v1.TextClassification`, the Open Inference Protocol's `inference.GRPCInferenceService`, gRPC
-//! health (the whole server under the empty name, each model under its own) and reflection.
+//! On the wire are the typed services of `tidemill.v1`, the Open Inference Protocol's `inference.GRPCInferenceService`,
+//! gRPC health (the whole server under the empty name, each model under its own) and reflection; and over HTTP OpenAI's
+//! interface, reranking, probes and metrics.
 //!
-//! The server hands plain texts to pipelines and knows nothing of tensors of libtorch's.
+//! The server hands plain texts and requests to models and knows nothing of tensors of libtorch's.
 
 #![forbid(unsafe_code)]
 
 mod admission;
+mod batch;
+mod checkpoint;
 mod classifier;
 mod config;
 mod connections;
 mod error;
-mod executor;
+pub mod generation;
+mod http;
+mod ids;
+mod metrics;
 mod model;
+mod model_path;
 mod models;
 mod package;
-mod queue;
 mod refusal;
 mod server;
 mod services;
 mod source;
+mod tasks;
+mod thread;
 
+pub use batch::{BatchModel, Opened, Prepare, Prepared};
 pub use classifier::Classifier;
-pub use config::ServerConfig;
+pub use config::{CheckpointPrecision, ServerConfig};
 pub use error::ServeError;
 pub use model::ModelInfo;
+pub use model_path::ModelPath;
 pub use server::{serve, serve_models};
 pub use source::ModelSource;
+pub use tasks::{EmbedInput, Entity, Purpose, RerankInput, TextOrTokens, TextToTextAnswer, TextToTextInput};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::ServeError;
-use crate::model::Model;
+use crate::model::{Kind, Model};
 use crate::refusal::Refusal;
 
 /// The models of one server. Cheap to clone.
@@ -39,25 +39,27 @@ impl Models {
 
     /// Whether every model is ready.
     pub(crate) fn all_ready(&self) -> bool {
-        self.iter().all(Model::is_ready)
+        self.iter().all(|model| model.readiness().is_ready())
     }
 
-    /// The model of this name and version. An empty version is any; an empty name is the only model, if there is one.
-    /// `name_field` and `version_field` are what the request calls them.
-    pub(crate) fn find(&self, name: &str, version: &str, name_field: &str) -> Result<&Model, Refusal> {
-        let model = if name.is_empty() { self.only(name_field)? } else { self.named(name)? };
-        let info = model.info();
-        if version.is_empty() || version == info.version {
-            return Ok(model);
-        }
-        let asked = format!("{}, version {}", info.name, shortened(version));
-        let message = format!(
-            "the model {:?} has no version {:?}; the version {:?} is loaded",
-            info.name,
-            shortened(version),
-            info.version
-        );
-        Err(Refusal::UnknownModel { name: asked, message })
+    /// The model of this name and version, whatever its kind. An empty version is any; an empty name is the only model,
+    /// if there is one. `name_field` is what the request calls the name.
+    pub(crate) fn find_any(&self, name: &str, version: &str, name_field: &str) -> Result<&Model, Refusal> {
+        let model = if name.is_empty() { self.only(self.iter(), name_field)? } else { self.named(name)? };
+        check_version(model, version)?;
+        Ok(model)
+    }
+
+    /// The model of this name, version and kind. An empty version is any; an empty name is the only model of the kind.
+    /// `name_field` is what the request calls the name.
+    pub(crate) fn find<K: Kind>(&self, name: &str, version: &str, name_field: &str) -> Result<&K, Refusal> {
+        let of_kind = self.iter().filter(|model| K::of(model).is_some());
+        let model = if name.is_empty() { self.only(of_kind, name_field)? } else { self.named(name)? };
+        check_version(model, version)?;
+        K::of(model).ok_or_else(|| {
+            let (name, does) = (&model.info().name, model.does());
+            Refusal::invalid(name_field, format!("is {name:?}, which {does}; a model that {} is needed", K::DOES))
+        })
     }
 
     fn named(&self, name: &str) -> Result<&Model, Refusal> {
@@ -74,11 +76,10 @@ impl Models {
         Err(Refusal::UnknownModel { name, message })
     }
 
-    fn only(&self, name_field: &str) -> Result<&Model, Refusal> {
-        let mut models = self.iter();
+    fn only<'a>(&self, mut models: impl Iterator<Item = &'a Model>, field: &str) -> Result<&'a Model, Refusal> {
         match (models.next(), models.next()) {
             (Some(model), None) => Ok(model),
-            _ => Err(Refusal::invalid(name_field, format!("is empty; name one of the models: {}", self.names()))),
+            _ => Err(Refusal::invalid(field, format!("is empty; name one of the models: {}", self.names()))),
         }
     }
 
@@ -86,6 +87,21 @@ impl Models {
         let names: Vec<String> = self.by_name.keys().take(20).map(|name| format!("{name:?}")).collect();
         names.join(", ")
     }
+}
+
+fn check_version(model: &Model, version: &str) -> Result<(), Refusal> {
+    let info = model.info();
+    if version.is_empty() || version == info.version {
+        return Ok(());
+    }
+    let asked = format!("{}, version {}", info.name, shortened(version));
+    let message = format!(
+        "the model {:?} has no version {:?}; the version {:?} is loaded",
+        info.name,
+        shortened(version),
+        info.version
+    );
+    Err(Refusal::UnknownModel { name: asked, message })
 }
 
 // A stranger's name in an answer: never the whole of a megabyte.

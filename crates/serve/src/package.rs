@@ -1,34 +1,45 @@
-//! Opening a package for serving: the one place where the server meets the model library.
+//! Opening a package for serving: its pipeline as a classifier.
 
 use std::error::Error;
 use std::path::Path;
 
 use tidemill_model::{Pipeline, PipelineOptions};
 
-use crate::classifier::Classifier;
+use crate::batch::Opened;
+use crate::classifier::{Classifier, Classifying};
 use crate::error::ServeError;
 use crate::model::ModelInfo;
+use crate::model_path::ModelPath;
 
 /// A package's pipeline.
 pub(crate) struct PipelineClassifier {
     pipeline: Pipeline,
 }
 
+/// Whether a package lies there, by its manifest.
+pub(crate) fn is_package(path: &Path) -> bool {
+    path.join("tidemill.toml").is_file()
+}
+
 /// Opens a package and classifies one text with it, so that what is done once (packing weights, measuring kernels) is done
 /// before the first caller waits for it. To be called on the thread that will own the model: libtorch and OpenMP keep the
 /// number of threads for each calling thread.
-pub(crate) fn open(folder: &Path, threads: i32) -> Result<(ModelInfo, PipelineClassifier), ServeError> {
+pub(crate) fn open(
+    path: &ModelPath,
+    threads: i32,
+) -> Result<(ModelInfo, Opened<String, Classifying<PipelineClassifier>>), ServeError> {
     tidemill_torch::set_threads(threads);
-    let fail = |error: &dyn Error| ServeError::Package { folder: folder.to_owned(), reason: error.to_string() };
-    let pipeline = Pipeline::open(folder, &PipelineOptions::default()).map_err(|e| fail(&e))?;
+    let fail = |error: &dyn Error| ServeError::Open { path: path.path.clone(), reason: error.to_string() };
+    let pipeline = Pipeline::open(&path.path, &PipelineOptions::default()).map_err(|e| fail(&e))?;
     pipeline.classify(&["A first text."]).map_err(|error| fail(&error))?;
     let manifest = pipeline.manifest();
     let info = ModelInfo {
-        name: manifest.name.clone(),
+        name: path.name.clone().unwrap_or_else(|| manifest.name.clone()),
         version: manifest.version.clone(),
         labels: pipeline.labels().to_vec(),
     };
-    Ok((info, PipelineClassifier { pipeline }))
+    let labels = info.labels.len();
+    Ok((info, Opened::unprepared(Classifying { classifier: PipelineClassifier { pipeline }, labels })))
 }
 
 impl Classifier for PipelineClassifier {

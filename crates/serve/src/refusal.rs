@@ -1,5 +1,5 @@
-//! Why one request is not answered, and the gRPC status that says so, with `google.rpc` details. Nothing here repeats
-//! what a text said.
+//! Why one request is not answered, and the gRPC status that says so, with `google.rpc` details; what HTTP says is in
+//! `http/`. Nothing here repeats what a text said.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) enum Refusal {
         message: String,
     },
     /// The model's queue is at its bound.
-    #[error("the queue of the model {model:?} is full ({max} texts); try again later")]
+    #[error("the queue of the model {model:?} is full ({max} are waiting); try again later")]
     QueueFull {
         /// The model.
         model: String,
@@ -42,6 +42,21 @@ pub(crate) enum Refusal {
         /// The bound.
         max: usize,
     },
+    /// Prompt and answer do not fit the model's context.
+    #[error("{problem}")]
+    TooLong {
+        /// What is too long, as a sentence.
+        problem: String,
+    },
+    /// The message is larger than the server reads.
+    #[error("the message has more than {max} bytes, and no more are read")]
+    TooLarge {
+        /// The bound.
+        max: usize,
+    },
+    /// The answer was not read as fast as it was written.
+    #[error("the answer was read too slowly and is cut off")]
+    TooSlow,
     /// The deadline passed.
     #[error("the deadline passed before the answer was ready")]
     DeadlineExceeded,
@@ -79,12 +94,29 @@ impl Refusal {
         Refusal::Invalid { field: field.into(), problem: problem.into() }
     }
 
+    /// Why, in a word that metrics count by.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Refusal::Invalid { .. } | Refusal::TooLong { .. } => "invalid",
+            Refusal::UnknownModel { .. } => "unknown_model",
+            Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => "full",
+            Refusal::TooLarge { .. } => "too_large",
+            Refusal::TooSlow => "too_slow",
+            Refusal::DeadlineExceeded | Refusal::Idle(_) => "deadline",
+            Refusal::NotReady { .. } | Refusal::ShuttingDown => "unavailable",
+            Refusal::Stopped { .. } | Refusal::Failed { .. } => "failed",
+        }
+    }
+
     /// The gRPC code that stands for it.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Refusal::Invalid { .. } => Code::InvalidArgument,
+            Refusal::Invalid { .. } | Refusal::TooLong { .. } => Code::InvalidArgument,
             Refusal::UnknownModel { .. } => Code::NotFound,
-            Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => Code::ResourceExhausted,
+            Refusal::QueueFull { .. }
+            | Refusal::TooManyRequests { .. }
+            | Refusal::TooLarge { .. }
+            | Refusal::TooSlow => Code::ResourceExhausted,
             Refusal::DeadlineExceeded | Refusal::Idle(_) => Code::DeadlineExceeded,
             Refusal::NotReady { .. } | Refusal::ShuttingDown => Code::Unavailable,
             Refusal::Stopped { .. } | Refusal::Failed { .. } => Code::Internal,

@@ -5,17 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::pin::pin;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tidemill_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
-use tidemill_proto::v1::text_classification_server::TextClassificationServer;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::server::NamedService;
-use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -24,14 +21,12 @@ use crate::admission::{Admission, Gate};
 use crate::config::ServerConfig;
 use crate::connections;
 use crate::error::ServeError;
-use crate::executor::Running;
+use crate::http;
+use crate::metrics::{Metrics, UPKEEP};
 use crate::models::Models;
-use crate::services::open_inference::OpenInferenceService;
-use crate::services::text_classification::TextClassificationService;
+use crate::services;
 use crate::source::ModelSource;
-
-type TextClassification = TextClassificationServer<TextClassificationService>;
-type OpenInference = GrpcInferenceServiceServer<OpenInferenceService>;
+use crate::thread::Running;
 
 /// How long idle connections may take to close once every request is answered.
 const CLOSING_TIME: Duration = Duration::from_millis(250);
@@ -39,9 +34,9 @@ const CLOSING_TIME: Duration = Duration::from_millis(250);
 /// How often to look whether the models' threads have ended.
 const JOIN_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Serves the packages of `config` until `shutdown` resolves.
+/// Serves the packages and checkpoints of `config` until `shutdown` resolves.
 ///
-/// Listens first, so that a taken address fails at once; then opens every package, each on its own thread; then calls
+/// Listens first, so that a taken address fails at once; then opens every model, each on its own thread; then calls
 /// `ready` with the address it listens on, port 0 resolved, and takes requests. When `shutdown` resolves, health turns to
 /// NOT_SERVING, no connection and no request is accepted any more, and those that were are finished, for `config.grace` at
 /// most.
@@ -49,7 +44,7 @@ const JOIN_INTERVAL: Duration = Duration::from_millis(1);
 /// To be called within a multi-threaded tokio runtime.
 ///
 /// # Errors
-/// A configuration that does not make sense, an address that cannot be listened on, a package that cannot be opened, two
+/// A configuration that does not make sense, an address that cannot be listened on, a model that cannot be opened, two
 /// models of one name; each named.
 ///
 /// ```no_run
@@ -69,9 +64,9 @@ pub async fn serve(
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
     if config.packages.is_empty() {
-        return Err(ServeError::NoPackages);
+        return Err(ServeError::NoModels);
     }
-    let sources = config.packages.iter().map(ModelSource::package).collect();
+    let sources = config.packages.iter().cloned().map(ModelSource::path).collect();
     serve_models(config, sources, shutdown, ready).await
 }
 
@@ -90,13 +85,14 @@ pub async fn serve_models(
     let address = listener.local_addr().map_err(|source| ServeError::Bind { address: config.address, source })?;
     let config = ServerConfig { threads: Some(libtorch_threads(&config, sources.len())), ..config };
 
-    let (models, threads) = load(sources, &config).await?;
-    let result = run(&config, listener, &models, shutdown, || ready(address)).await;
+    let metrics = Arc::new(Metrics::new()?);
+    let (models, threads) = load(sources, &config, &metrics).await?;
+    let result = run(&config, listener, &models, &metrics, shutdown, || ready(address)).await;
     for model in models.iter() {
         model.close();
     }
     let stopping = result.as_ref().copied().unwrap_or_else(|_| Instant::now());
-    join(threads, stopping + config.grace).await;
+    join(threads, &models, stopping + config.grace).await;
     result.map(drop)
 }
 
@@ -115,12 +111,16 @@ fn libtorch_threads(config: &ServerConfig, models: usize) -> i32 {
 }
 
 // Opens all at once and waits for all, so that a failure leaves no thread at work behind it.
-async fn load(sources: Vec<ModelSource>, config: &ServerConfig) -> Result<(Models, Vec<JoinHandle<()>>), ServeError> {
+async fn load(
+    sources: Vec<ModelSource>,
+    config: &ServerConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<(Models, Vec<JoinHandle<()>>), ServeError> {
     let started = Instant::now();
     let mut places = Vec::new();
     let mut loading = Vec::new();
     for source in sources {
-        let (model, place) = source.start(config)?;
+        let (model, place) = source.start(config, Arc::clone(metrics))?;
         places.push(place);
         loading.push(model.opened());
     }
@@ -129,7 +129,7 @@ async fn load(sources: Vec<ModelSource>, config: &ServerConfig) -> Result<(Model
     for (opened, place) in join_all(loading).await.into_iter().zip(places) {
         let Running { model, thread } = opened?;
         let info = model.info();
-        tracing::info!(model = info.name, version = info.version, "loaded");
+        tracing::info!(model = info.name, version = info.version, does = model.does(), "loaded");
         models.push((model, place));
         threads.push(thread);
     }
@@ -143,21 +143,25 @@ async fn run(
     config: &ServerConfig,
     listener: TcpListener,
     models: &Models,
+    metrics: &Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(),
 ) -> Result<Instant, ServeError> {
-    let gate = Gate::new(config.max_requests, config.max_request_time);
+    let gate = Gate::new(config);
     let (health, health_service) = tonic_health::server::health_reporter();
-    let services = services(config, models, &gate)?.add_service(health_service).prepare();
-    let admission = Admission::new(gate.clone(), services);
+    let grpc = services::routes(config, models, &gate)?.add_service(health_service);
+    let routes = http::beside(grpc, config, models, metrics, gate.watch());
+    let admission = Admission::new(gate.clone(), Arc::clone(metrics), routes.prepare());
 
     set_health(&health, models, ServingStatus::Serving).await;
-    let _watching = watch_models(&health, models);
+    let mut tasks = watch_models(&health, models);
+    tasks.spawn(keep_up(Arc::clone(metrics)));
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = connections::accept(listener, config.max_connections);
     let mut server = pin!(
         Server::builder()
+            .accept_http1(true)
             .max_concurrent_streams(config.max_connection_streams)
             .http2_max_header_list_size(config.max_header_bytes)
             .http2_keepalive_interval(Some(config.keep_alive_interval))
@@ -191,28 +195,21 @@ async fn run(
     Ok(stopping)
 }
 
-fn services(config: &ServerConfig, models: &Models, gate: &Gate) -> Result<Routes, ServeError> {
-    let size = config.max_message_bytes;
-    let typed = TextClassificationService::new(models.clone(), config, gate.watch());
-    let open = OpenInferenceService::new(models.clone(), config, gate.watch());
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(tidemill_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    Ok(Routes::new(TextClassificationServer::new(typed).max_decoding_message_size(size))
-        .add_service(GrpcInferenceServiceServer::new(open).max_decoding_message_size(size))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?))
-}
-
 // The server as a whole is the empty name; each model and each inference service has its own.
 async fn set_health(health: &HealthReporter, models: &Models, status: ServingStatus) {
-    for name in ["", TextClassification::NAME, OpenInference::NAME] {
+    for name in std::iter::once("").chain(services::NAMES) {
         health.set_service_status(name, status).await;
     }
     for model in models.iter() {
         health.set_service_status(&model.info().name, status).await;
+    }
+}
+
+async fn keep_up(metrics: Arc<Metrics>) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        metrics.upkeep();
     }
 }
 
@@ -223,7 +220,7 @@ fn watch_models(health: &HealthReporter, models: &Models) -> JoinSet<()> {
     for model in models.iter() {
         let (health, model) = (health.clone(), model.clone());
         watching.spawn(async move {
-            model.stopped().await;
+            model.readiness().ended().await;
             health.set_service_status(&model.info().name, ServingStatus::NotServing).await;
             health.set_service_status("", ServingStatus::NotServing).await;
         });
@@ -232,9 +229,16 @@ fn watch_models(health: &HealthReporter, models: &Models) -> JoinSet<()> {
 }
 
 // Waits for the models' threads, so that none is inside libtorch while the process ends; not on a thread of the runtime,
-// whose own end would then wait for them without a bound.
-async fn join(threads: Vec<JoinHandle<()>>, until: Instant) {
-    while !threads.iter().all(JoinHandle::is_finished) {
+// whose own end would then wait for them without a bound. Those that are still at work when the time is up are told to
+// leave it.
+async fn join(threads: Vec<JoinHandle<()>>, models: &Models, until: Instant) {
+    let ended = |threads: &[JoinHandle<()>]| threads.iter().all(JoinHandle::is_finished);
+    while !ended(&threads) && Instant::now() < until {
+        tokio::time::sleep(JOIN_INTERVAL).await;
+    }
+    models.iter().for_each(|model| model.abort());
+    let until = Instant::now() + CLOSING_TIME;
+    while !ended(&threads) {
         if Instant::now() > until {
             tracing::warn!("a model is still at work; leaving without it");
             return;

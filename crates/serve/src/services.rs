@@ -1,14 +1,96 @@
 //! The services: wire messages in, checked; models called; wire messages out. One file a service. None knows how models
-//! are loaded, batched or run.
+//! are loaded, batched or run. What gRPC and HTTP both do stands here or beside the gRPC service.
 
-pub(crate) mod open_inference;
-pub(crate) mod text_classification;
-mod text_tensors;
+mod chat;
+pub(crate) mod embedding;
+mod entities;
+pub(crate) mod generation;
+mod open_inference;
+mod stream;
+mod tensors;
+mod text_classification;
+mod text_to_text;
 
-use crate::admission::Deadline;
+use std::time::Duration;
+
+use tidemill_proto::FILE_DESCRIPTOR_SET;
+use tidemill_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use tidemill_proto::v1::chat_server::ChatServer;
+use tidemill_proto::v1::embedding_server::EmbeddingServer;
+use tidemill_proto::v1::entities_server::EntitiesServer;
+use tidemill_proto::v1::generation_server::GenerationServer;
+use tidemill_proto::v1::text_classification_server::TextClassificationServer;
+use tidemill_proto::v1::text_to_text_server::TextToTextServer;
+use tokio::sync::watch;
+use tonic::Request;
+use tonic::service::Routes;
+
+use crate::admission::{Admitted, Gate};
+use crate::batch::{Answered, BatchHandle, Input};
 use crate::config::ServerConfig;
-use crate::model::{Classified, Model};
+use crate::error::ServeError;
+use crate::models::Models;
 use crate::refusal::Refusal;
+
+/// The full names of the inference services, as health knows them.
+pub(crate) const NAMES: [&str; 7] = [
+    tidemill_proto::inference::grpc_inference_service_server::SERVICE_NAME,
+    tidemill_proto::v1::chat_server::SERVICE_NAME,
+    tidemill_proto::v1::embedding_server::SERVICE_NAME,
+    tidemill_proto::v1::entities_server::SERVICE_NAME,
+    tidemill_proto::v1::generation_server::SERVICE_NAME,
+    tidemill_proto::v1::text_classification_server::SERVICE_NAME,
+    tidemill_proto::v1::text_to_text_server::SERVICE_NAME,
+];
+
+/// Every gRPC service but health.
+pub(crate) fn routes(config: &ServerConfig, models: &Models, gate: &Gate) -> Result<Routes, ServeError> {
+    let size = config.max_message_bytes;
+    let base = Base::new(config, models, gate.watch());
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(TextClassificationServer::new(base.clone()).max_decoding_message_size(size))
+        .add_service(ChatServer::new(base.clone()).max_decoding_message_size(size))
+        .add_service(EmbeddingServer::new(base.clone()).max_decoding_message_size(size))
+        .add_service(EntitiesServer::new(base.clone()).max_decoding_message_size(size))
+        .add_service(GenerationServer::new(base.clone()).max_decoding_message_size(size))
+        .add_service(TextToTextServer::new(base.clone()).max_decoding_message_size(size))
+        .add_service(GrpcInferenceServiceServer::new(base).max_decoding_message_size(size))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+/// What every service has: the models, and the bounds on what is asked of them. Each service is a trait that this has.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    pub(crate) models: Models,
+    pub(crate) limits: TextLimits,
+    pub(crate) max_message_bytes: usize,
+    max_under_way: usize,
+    max_idle: Duration,
+    shut: watch::Receiver<bool>,
+}
+
+impl Base {
+    pub(crate) fn new(config: &ServerConfig, models: &Models, shut: watch::Receiver<bool>) -> Base {
+        Base {
+            models: models.clone(),
+            limits: TextLimits { max_texts: config.max_texts, max_text_bytes: config.max_text_bytes },
+            max_message_bytes: config.max_message_bytes,
+            max_under_way: config.max_stream_requests,
+            max_idle: config.max_stream_idle,
+            shut,
+        }
+    }
+
+    /// Whether the server takes no more requests.
+    pub(crate) fn is_shut(&self) -> bool {
+        *self.shut.borrow()
+    }
+}
 
 /// The bounds on the texts of one request.
 #[derive(Clone, Copy, Debug)]
@@ -20,11 +102,19 @@ pub(crate) struct TextLimits {
 }
 
 impl TextLimits {
-    pub(crate) fn new(config: &ServerConfig) -> TextLimits {
-        TextLimits { max_texts: config.max_texts, max_text_bytes: config.max_text_bytes }
+    /// Checks texts: there is one at least, there are not too many, and none is too long.
+    pub(crate) fn check(&self, texts: &[String], field: &str) -> Result<(), Refusal> {
+        if texts.is_empty() {
+            return Err(Refusal::invalid(field, "is empty; send at least one text"));
+        }
+        self.check_count(texts.len(), field)?;
+        for (index, text) in texts.iter().enumerate() {
+            self.check_length(text.len(), || format!("{field}[{index}]"))?;
+        }
+        Ok(())
     }
 
-    fn check_count(&self, count: usize, field: &str) -> Result<(), Refusal> {
+    pub(crate) fn check_count(&self, count: usize, field: &str) -> Result<(), Refusal> {
         if count <= self.max_texts {
             return Ok(());
         }
@@ -32,7 +122,7 @@ impl TextLimits {
         Err(Refusal::invalid(field, format!("has {count} texts; a request may hold {max}")))
     }
 
-    fn check_length(&self, bytes: usize, field: impl FnOnce() -> String) -> Result<(), Refusal> {
+    pub(crate) fn check_length(&self, bytes: usize, field: impl FnOnce() -> String) -> Result<(), Refusal> {
         if bytes <= self.max_text_bytes {
             return Ok(());
         }
@@ -41,24 +131,26 @@ impl TextLimits {
     }
 }
 
-/// Runs checked texts and logs what it took, never what they say.
-async fn classify(
+/// Has a model answer checked inputs and logs what it took, never what they say. `field` is what the request calls them.
+pub(crate) async fn answer<I: Input, A: Send + 'static>(
     method: &'static str,
-    model: &Model,
-    texts: Vec<String>,
-    deadline: Deadline,
-) -> Result<Classified, Refusal> {
-    let count = texts.len();
+    model: &BatchHandle<I, A>,
+    inputs: Vec<I>,
+    field: &'static str,
+    admitted: &Admitted,
+) -> Result<Answered<A>, Refusal> {
+    let count = inputs.len();
     let name = model.info().name.as_str();
-    let result = model.classify(texts, deadline.0).await;
+    let result = model.answer(inputs, field, admitted.deadline).await;
     match &result {
-        Ok(classified) => tracing::debug!(
+        Ok(answered) => tracing::debug!(
             method,
             model = name,
             texts = count,
-            batch_size = classified.batch_size,
-            queue_us = micros(classified.waited),
-            compute_us = micros(classified.computed),
+            tokens = answered.tokens,
+            batch_size = answered.batch_size,
+            queue_us = micros(answered.waited),
+            compute_us = micros(answered.computed),
             status = "OK",
         ),
         Err(refusal @ (Refusal::Failed { .. } | Refusal::Stopped { .. })) => {
@@ -71,7 +163,12 @@ async fn classify(
     result
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
+/// What the gate said of a request.
+fn admitted<T>(request: &Request<T>) -> Admitted {
+    request.extensions().get().cloned().unwrap_or_default()
+}
+
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

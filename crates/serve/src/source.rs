@@ -1,16 +1,22 @@
-//! Where a served model comes from: a package's folder, or a classifier of the program's own. Knows nothing of queues.
+//! Where a served model comes from: a package or a checkpoint on disk, or the program's own code. Knows nothing of queues.
 
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::classifier::Classifier;
+use crate::batch::{self, BatchModel, Opened};
+use crate::classifier::{Classifier, Classifying};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
-use crate::executor::{self, Loading};
-use crate::model::ModelInfo;
+use crate::generation::{self, Generator, OpenedGenerator};
+use crate::metrics::Metrics;
+use crate::model::{Model, ModelInfo};
+use crate::model_path::ModelPath;
+use crate::tasks::{EmbedInput, Entity, RerankInput, TextToTextAnswer, TextToTextInput};
+use crate::thread::Loading;
 
-type Start = Box<dyn FnOnce(&ServerConfig) -> Result<Loading, ServeError> + Send>;
+type Start = Box<dyn FnOnce(&ServerConfig, Arc<Metrics>) -> Result<Loading, ServeError> + Send>;
+type OwnError = Box<dyn Error + Send + Sync>;
 
 /// A model to be served, not yet open.
 pub struct ModelSource {
@@ -25,14 +31,19 @@ impl fmt::Debug for ModelSource {
 }
 
 impl ModelSource {
-    /// A package's folder. It is opened, its digests checked, and one text classified, before the server is ready.
-    pub fn package(folder: impl Into<PathBuf>) -> ModelSource {
-        let folder = folder.into();
-        let place = folder.display().to_string();
-        let label = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
-        let start: Start = Box::new(move |config| {
-            let threads = config.threads.unwrap_or(1);
-            executor::spawn(label, config, move || crate::package::open(&folder, threads))
+    /// A package or a checkpoint: what kind of model it is, its manifest or its config says. It is opened, and asked once,
+    /// before the server is ready.
+    pub fn path(path: impl Into<ModelPath>) -> ModelSource {
+        let path = path.into();
+        let place = path.path.display().to_string();
+        let start: Start = Box::new(move |config, metrics| {
+            if crate::package::is_package(&path.path) {
+                let threads = config.threads.unwrap_or(1);
+                let label = path.label();
+                let open = move || crate::package::open(&path, threads);
+                return batch::spawn(label, config, metrics, Model::Classifier, open);
+            }
+            crate::checkpoint::start(path, config, metrics)
         });
         ModelSource { place, start }
     }
@@ -56,20 +67,74 @@ impl ModelSource {
     /// ```
     pub fn classifier<C: Classifier>(
         info: ModelInfo,
-        open: impl FnOnce() -> Result<C, Box<dyn Error + Send + Sync>> + Send + 'static,
+        open: impl FnOnce() -> Result<C, OwnError> + Send + 'static,
     ) -> ModelSource {
-        let start: Start = Box::new(move |config| {
-            let label = info.name.clone();
-            executor::spawn(label, config, move || match open() {
-                Ok(classifier) => Ok((info, classifier)),
-                Err(error) => Err(ServeError::Classifier { model: info.name, reason: error.to_string() }),
-            })
-        });
-        ModelSource { place: String::new(), start }
+        let labels = info.labels.len();
+        let open = move || Ok(Opened::unprepared(Classifying { classifier: open()?, labels }));
+        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Classifier, open))
+    }
+
+    /// A model of the program's own that embeds texts: a vector for each, all of one length.
+    pub fn embedder<M: BatchModel<Answer = Vec<f32>>>(
+        info: ModelInfo,
+        open: impl FnOnce() -> Result<Opened<EmbedInput, M>, OwnError> + Send + 'static,
+    ) -> ModelSource {
+        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Embedder, open))
+    }
+
+    /// A model of the program's own that scores texts by how well they answer a query: any number, the higher the better.
+    pub fn reranker<M: BatchModel<Answer = f32>>(
+        info: ModelInfo,
+        open: impl FnOnce() -> Result<Opened<RerankInput, M>, OwnError> + Send + 'static,
+    ) -> ModelSource {
+        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Reranker, open))
+    }
+
+    /// A model of the program's own that finds entities in texts.
+    pub fn entities<M: BatchModel<Answer = Vec<Entity>>>(
+        info: ModelInfo,
+        open: impl FnOnce() -> Result<Opened<String, M>, OwnError> + Send + 'static,
+    ) -> ModelSource {
+        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Entities, open))
+    }
+
+    /// A model of the program's own that summarises or translates texts.
+    pub fn text_to_text<M: BatchModel<Answer = TextToTextAnswer>>(
+        info: ModelInfo,
+        open: impl FnOnce() -> Result<Opened<TextToTextInput, M>, OwnError> + Send + 'static,
+    ) -> ModelSource {
+        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::TextToText, open))
+    }
+
+    /// A generator of the program's own.
+    pub fn generator<G: Generator>(
+        info: ModelInfo,
+        open: impl FnOnce() -> Result<OpenedGenerator<G>, OwnError> + Send + 'static,
+    ) -> ModelSource {
+        own(info, open, generation::spawn)
     }
 
     /// Starts to open it, on its thread. Gives also where it comes from, for messages.
-    pub(crate) fn start(self, config: &ServerConfig) -> Result<(Loading, String), ServeError> {
-        Ok(((self.start)(config)?, self.place))
+    pub(crate) fn start(self, config: &ServerConfig, metrics: Arc<Metrics>) -> Result<(Loading, String), ServeError> {
+        Ok(((self.start)(config, metrics)?, self.place))
     }
 }
+
+// A model that the program's own code opens, on the thread that `spawn` starts.
+fn own<T: 'static>(
+    info: ModelInfo,
+    open: impl FnOnce() -> Result<T, OwnError> + Send + 'static,
+    spawn: impl FnOnce(String, &ServerConfig, Arc<Metrics>, Open<T>) -> Result<Loading, ServeError> + Send + 'static,
+) -> ModelSource {
+    let start: Start = Box::new(move |config, metrics| {
+        let label = info.name.clone();
+        let open: Open<T> = Box::new(move || match open() {
+            Ok(opened) => Ok((info, opened)),
+            Err(error) => Err(ServeError::Own { model: info.name, reason: error.to_string() }),
+        });
+        spawn(label, config, metrics, open)
+    });
+    ModelSource { place: String::new(), start }
+}
+
+type Open<T> = Box<dyn FnOnce() -> Result<(ModelInfo, T), ServeError> + Send>;

@@ -46,7 +46,7 @@ fn write_package(folder: &Path, name: &str) -> Result<(), Box<dyn Error>> {
 fn config(folders: &[&Path]) -> ServerConfig {
     ServerConfig {
         address: "127.0.0.1:0".parse().unwrap(),
-        packages: folders.iter().map(|folder| folder.to_path_buf()).collect(),
+        packages: folders.iter().map(|folder| (*folder).into()).collect(),
         threads: Some(1),
         ..ServerConfig::default()
     }

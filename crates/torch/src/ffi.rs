@@ -1,12 +1,15 @@
 //! The shim's C functions, and the one place where their pointers and messages become tensors and errors.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use tch::{TchError, Tensor};
 use torch_sys::C_tensor;
 
 pub(crate) type Message = *mut c_char;
 /// Null stands for an absent tensor.
 pub(crate) type Input = *const C_tensor;
+
+/// The shim's `Matrix`, which it alone looks into.
+pub(crate) type RawMatrix = *mut c_void;
 
 unsafe extern "C" {
     fn tm_free(text: Message);
@@ -46,6 +49,61 @@ unsafe extern "C" {
         weight: Input,
         bias: Input,
         lengths: Input,
+    ) -> Message;
+
+    pub(crate) safe fn tm_limit_level(wanted: i32) -> i32;
+    pub(crate) fn tm_matrix_from_tensor(result: *mut RawMatrix, weight: Input, precision: i32) -> Message;
+    pub(crate) fn tm_matrix_from_groups(
+        result: *mut RawMatrix,
+        outputs: i64,
+        inputs: i64,
+        group: i64,
+        values: *const i8,
+        scales: *const f32,
+        minima: *const f32,
+    ) -> Message;
+    pub(crate) fn tm_matrix_concatenated(result: *mut RawMatrix, parts: *const RawMatrix, count: i64) -> Message;
+    pub(crate) fn tm_matrix_free(matrix: RawMatrix);
+    pub(crate) fn tm_matrix_describe(matrix: RawMatrix, numbers: *mut i64);
+    pub(crate) fn tm_matrix_linear(result: *mut *mut C_tensor, matrix: RawMatrix, x: Input, bias: Input) -> Message;
+    pub(crate) fn tm_matrix_rows(result: *mut *mut C_tensor, matrix: RawMatrix, ids: Input) -> Message;
+
+    pub(crate) fn tm_rms_norm(
+        result: *mut *mut C_tensor,
+        residual: *mut C_tensor,
+        x: Input,
+        weight: Input,
+        eps: f64,
+        offset: f64,
+    ) -> Message;
+    pub(crate) fn tm_gated(result: *mut *mut C_tensor, x: Input, activation: i32) -> Message;
+    pub(crate) fn tm_rotate(
+        done: *mut bool,
+        x: *mut C_tensor,
+        cos: Input,
+        sin: Input,
+        positions: Input,
+        interleaved: bool,
+    ) -> Message;
+    pub(crate) fn tm_store(
+        done: *mut bool,
+        cache_keys: Input,
+        cache_values: Input,
+        keys: Input,
+        values: Input,
+        slots: Input,
+    ) -> Message;
+    pub(crate) fn tm_attention(
+        result: *mut *mut C_tensor,
+        queries: Input,
+        keys: Input,
+        values: Input,
+        block_tables: Input,
+        query_starts: Input,
+        contexts: Input,
+        scale: f64,
+        window: i64,
+        softcap: f64,
     ) -> Message;
 
     pub(crate) fn tm_adam(lists: *const *const Input, count: i64, options: *const f64, decoupled: bool) -> Message;
@@ -88,4 +146,11 @@ pub(crate) fn optional_result(call: impl FnOnce(*mut *mut C_tensor) -> Message) 
 /// Runs a shim function that stores one tensor.
 pub(crate) fn result(call: impl FnOnce(*mut *mut C_tensor) -> Message) -> Result<Tensor, TchError> {
     optional_result(call)?.ok_or_else(|| TchError::Torch("the shim gave no tensor".to_owned()))
+}
+
+/// Runs a shim function that says whether it took the work.
+pub(crate) fn done(call: impl FnOnce(*mut bool) -> Message) -> Result<bool, TchError> {
+    let mut done = false;
+    check(call(&mut done))?;
+    Ok(done)
 }

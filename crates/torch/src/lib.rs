@@ -26,10 +26,12 @@ mod packed;
 mod recurrent;
 mod text;
 mod threads;
+mod view;
 
 pub use linear::{Kernel, LinearKernels, linear};
 pub use matrix::{Groups, Matrix, Precision};
 pub use packed::PackedWeight;
 pub use recurrent::{RecurrentWeights, gru, lstm};
 pub use text::{embedding, text_conv_max};
-pub use threads::{blocked_available, onednn_available, set_flush_denormal, set_threads, threads};
+pub use threads::{blocked_available, limit_level, onednn_available, set_flush_denormal, set_threads, threads};
+pub use view::floats;

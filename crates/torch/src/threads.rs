@@ -29,3 +29,10 @@ pub fn onednn_available() -> bool {
 pub fn blocked_available() -> bool {
     ffi::tm_blocked_available()
 }
+
+/// For tests: lets [`crate::Matrix`] and [`crate::decode`] use the kernels of a level at most: 0 portable, 1 AVX2,
+/// 2 AVX-512, 3 AVX512-BF16. Gives the level that they now use, in the whole process.
+#[doc(hidden)]
+pub fn limit_level(level: i32) -> i32 {
+    ffi::tm_limit_level(level)
+}

@@ -6,6 +6,7 @@
 
 use crate::settings::{self, SettingError, Settings};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use tch::{TchError, Tensor};
 
 /// Declares the files of `optimisers/` and lists their entries.
@@ -68,27 +69,32 @@ pub enum BuildError {
     Torch(#[from] TchError),
 }
 
-/// Parameters that take the weight decay, or those that do not.
+/// Parameters that are treated alike: with or without weight decay, and at one speed.
 pub struct Group {
     parameters: Vec<Parameter>,
     /// The place of each in the list of gradients.
     places: Vec<usize>,
     decay: bool,
+    /// What the learning rate is multiplied by.
+    multiplier: f64,
 }
 
 /// The keys that every `[optimiser]` takes beside those of the optimiser itself.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommonConfig {
     /// `learning_rate`: the base, which the schedule multiplies. Default 0.001.
     pub learning_rate: f64,
     /// `decay_norms_and_biases`: whether weight decay touches one-dimensional parameters too. Default false.
     pub decay_norms_and_biases: bool,
+    /// `multipliers`: the learning rate of a part of the model, over the base one, by the beginning of its parameters'
+    /// names: `{ wide = 2.0 }`. The longest that fits counts. Default none.
+    pub multipliers: BTreeMap<String, f64>,
 }
 
 impl Default for CommonConfig {
     fn default() -> Self {
-        Self { learning_rate: 1e-3, decay_norms_and_biases: false }
+        Self { learning_rate: 1e-3, decay_norms_and_biases: false, multipliers: BTreeMap::new() }
     }
 }
 
@@ -105,7 +111,15 @@ impl CommonConfig {
             "learning_rate",
             "must be a number above 0",
         )?;
+        let fine = |multiplier: &f64| multiplier.is_finite() && *multiplier >= 0.0;
+        settings::require(config.multipliers.values().all(fine), "multipliers", "must be numbers of 0 or more")?;
         Ok(config)
+    }
+
+    fn multiplier(&self, name: &str) -> f64 {
+        let begins = |part: &str| name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let fitting = self.multipliers.iter().filter(|(part, _)| begins(part));
+        fitting.max_by_key(|(part, _)| part.len()).map_or(1.0, |(_, multiplier)| *multiplier)
     }
 }
 
@@ -141,15 +155,26 @@ pub fn build(name: &str, settings: &Settings, parameters: Vec<Parameter>) -> Res
     let entry = find(name)?;
     let mut own = settings.clone();
     let common = CommonConfig::take(&mut own)?;
-    let (decayed, spared): (Vec<_>, Vec<_>) = parameters
-        .into_iter()
-        .enumerate()
-        .partition(|(_, parameter)| common.decay_norms_and_biases || parameter.tensor.dim() > 1);
-    let group = |members: Vec<(usize, Parameter)>, decay| {
-        let (places, parameters) = members.into_iter().unzip();
-        Group { parameters, places, decay }
-    };
-    (entry.build)(&own, vec![group(decayed, true), group(spared, false)])
+    let idle = |part: &&String| common.multiplier(part) > 0.0 && !parameters.iter().any(|p| p.name.starts_with(*part));
+    if let Some(part) = common.multipliers.keys().find(idle).filter(|_| !parameters.is_empty()) {
+        let problem = format!("names `{part}`, and no parameter of the model begins so");
+        return Err(SettingError::new("multipliers", problem).into());
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    for (place, parameter) in parameters.into_iter().enumerate() {
+        let decay = common.decay_norms_and_biases || parameter.tensor.dim() > 1;
+        let multiplier = common.multiplier(&parameter.name);
+        let alike = groups.iter().position(|group| group.decay == decay && group.multiplier == multiplier);
+        let alike = alike.unwrap_or_else(|| {
+            groups.push(Group { parameters: Vec::new(), places: Vec::new(), decay, multiplier });
+            groups.len() - 1
+        });
+        if let Some(group) = groups.get_mut(alike) {
+            group.parameters.push(parameter);
+            group.places.push(place);
+        }
+    }
+    (entry.build)(&own, groups)
 }
 
 /// Checks the keys of `[optimiser]` without building anything.
@@ -164,6 +189,11 @@ impl Group {
     /// `decay` for the parameters that take it, 0 for the others.
     fn weight_decay(&self, decay: f64) -> f64 {
         if self.decay { decay } else { 0.0 }
+    }
+
+    /// The group's learning rate.
+    fn learning_rate(&self, base: f64) -> f64 {
+        base * self.multiplier
     }
 
     /// A tensor of zeros in the shape of each parameter.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use serde::Deserialize;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 use tidemill_train::optimisers::{self, ALL, Optimiser, Parameter};
 use tidemill_train::settings::Settings;
 
@@ -115,4 +115,25 @@ fn wrong_keys_are_named() {
     assert!(problem("adam", json(r#"{"learning_rate": -1}"#)).starts_with("`learning_rate`"));
     assert!(problem("sgd", json(r#"{"nesterov": true}"#)).contains("needs a `momentum`"));
     assert!(problem("rmsprop", json(r#"{"alpha": 1.5}"#)).starts_with("`alpha`"));
+}
+
+#[test]
+fn parts_of_a_model_learn_at_their_own_speed() {
+    let parameter = |name: &str| Parameter {
+        name: name.to_owned(),
+        tensor: Tensor::zeros([2], (Kind::Float, Device::Cpu)).set_requires_grad(true),
+    };
+    let named = ["wide.weight", "wider.weight", "deep.0.weight", "deep.1.weight"];
+    let parameters: Vec<Parameter> = named.map(parameter).into();
+    let tensors: Vec<Tensor> = parameters.iter().map(|parameter| parameter.tensor.detach()).collect();
+    let settings = serde_json::json!({"multipliers": {"wide": 2.0, "deep": 0.5, "deep.1": 0.0}});
+    let mut sgd = optimisers::build("sgd", settings.as_object().unwrap(), parameters).unwrap();
+    let gradients: Vec<Tensor> = named.map(|_| Tensor::ones([2], (Kind::Float, Device::Cpu))).into();
+    sgd.step(&gradients, 1.0).unwrap();
+    let moved: Vec<f64> = tensors.iter().map(|tensor| tensor.double_value(&[1])).collect();
+    assert_eq!(moved, [-2.0, -1.0, -0.5, 0.0]);
+
+    let settings = serde_json::json!({"multipliers": {"depth": 2.0}});
+    let refused = optimisers::build("sgd", settings.as_object().unwrap(), vec![parameter("deep.weight")]);
+    assert!(refused.err().unwrap().to_string().contains("`depth`"));
 }

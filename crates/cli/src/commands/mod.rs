@@ -1,8 +1,10 @@
 //! One file a command: its arguments, and a `run` that reads top to bottom.
 
+pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod eval;
+pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod new;
 pub(crate) mod predict;

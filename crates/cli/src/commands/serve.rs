@@ -1,23 +1,24 @@
-//! `tidemill serve FOLDER…`: packages behind gRPC until Ctrl-C or SIGTERM.
+//! `tidemill serve MODEL…`: packages and checkpoints behind gRPC and HTTP until Ctrl-C or SIGTERM.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidemill_serve::ServerConfig;
+use tidemill_serve::{CheckpointPrecision, ModelPath, ServerConfig};
 
 use crate::commands::print_json;
 
-/// Serve packages over gRPC: typed classification, the Open Inference Protocol, health and reflection
+/// Serve packages and checkpoints over gRPC and, for OpenAI's clients, over HTTP, on one port
 ///
 /// Ctrl-C or SIGTERM: not ready, no new connections, finish what was accepted, exit 0.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Package folders, besides those that --config names; a package's name on the wire is its manifest's
-    #[arg(required_unless_present = "config", value_name = "FOLDER")]
-    packages: Vec<PathBuf>,
+    /// Package folders, Hugging Face folders and .gguf files, besides those that --config names; NAME=PATH gives one
+    /// another name on the wire
+    #[arg(required_unless_present = "config", value_name = "MODEL")]
+    packages: Vec<String>,
 
     /// Where to listen, by default 127.0.0.1:8080; port 0 takes a free one and prints it
     #[arg(long, value_name = "HOST:PORT")]
@@ -38,12 +39,52 @@ pub(crate) struct Arguments {
     /// Threads of libtorch for each model
     #[arg(long, value_name = "N")]
     threads: Option<i32>,
+
+    /// The precision of checkpoints' weights; by default as they are stored
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+
+    /// The longest context of models that generate, prompt and answer together
+    #[arg(long, value_name = "TOKENS")]
+    max_context: Option<usize>,
+
+    /// What the keys and values of a model that generates may take
+    #[arg(long, value_name = "BYTES")]
+    cache_bytes: Option<usize>,
+
+    /// Most sequences that a model generates at once
+    #[arg(long, value_name = "N")]
+    max_sequences: Option<usize>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Precision {
+    /// 32 bits
+    Float32,
+    /// 16 bits, with float32's range
+    Bfloat16,
+    /// 8 bits, in groups
+    Int8,
+    /// 4 bits, in groups
+    Int4,
+}
+
+impl From<Precision> for CheckpointPrecision {
+    fn from(precision: Precision) -> CheckpointPrecision {
+        match precision {
+            Precision::Float32 => CheckpointPrecision::Float32,
+            Precision::Bfloat16 => CheckpointPrecision::Bfloat16,
+            Precision::Int8 => CheckpointPrecision::Int8,
+            Precision::Int4 => CheckpointPrecision::Int4,
+        }
+    }
 }
 
 const EXAMPLES: &str = "\
 Examples:
   tidemill serve run/package
   tidemill serve run/package --address 0.0.0.0:8080 --threads 4
+  tidemill serve chat=SmolLM2-135M-Instruct.Q4_1.gguf --max-sequences 32
   grpcurl -plaintext 127.0.0.1:8080 list
   grpcurl -plaintext -d '{\"texts\": [\"a fine film\"]}' 127.0.0.1:8080 tidemill.v1.TextClassification/Classify
 
@@ -70,12 +111,12 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
         None => ServerConfig::default(),
     };
     if let Some(folder) = arguments.config.as_ref().and_then(|path| path.parent()) {
-        config.packages.iter_mut().for_each(|package| *package = folder.join(&*package));
+        config.packages.iter_mut().for_each(|package| *package = package.within(folder));
     }
     if let Some(text) = &arguments.address {
         config.address = address(text)?;
     }
-    config.packages.extend(arguments.packages);
+    config.packages.extend(arguments.packages.iter().map(|text| ModelPath::from(text.as_str())));
     if let Some(size) = arguments.max_batch_size {
         config.max_batch_size = size;
     }
@@ -83,6 +124,10 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
         config.max_delay = Duration::from_millis(delay);
     }
     config.threads = arguments.threads.or(config.threads);
+    config.precision = arguments.precision.map(CheckpointPrecision::from).or(config.precision);
+    config.max_context = arguments.max_context.or(config.max_context);
+    config.cache_bytes = arguments.cache_bytes.or(config.cache_bytes);
+    config.max_sequences = arguments.max_sequences.unwrap_or(config.max_sequences);
     Ok(config)
 }
 

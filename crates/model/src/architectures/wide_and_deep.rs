@@ -46,8 +46,9 @@ impl Default for WideAndDeepConfig {
 impl WideAndDeepConfig {
     fn read(config: &Map<String, Value>) -> Result<(Common, Self), ModelError> {
         let (common, own): (Common, Self) = read_config(NAME, config)?;
-        Check(NAME)
-            .that((1..=64).contains(&own.members), || format!("\"members\" must be from 1 to 64, not {}", own.members))?;
+        Check(NAME).that((1..=64).contains(&own.members), || {
+            format!("\"members\" must be from 1 to 64, not {}", own.members)
+        })?;
         Ok((common, own))
     }
 

@@ -11,7 +11,8 @@ use crate::parameters::Path;
 /// `x · weightᵀ + bias` with `weight` `[outputs, inputs]` and perhaps `bias` `[outputs]`.
 #[derive(Debug)]
 pub struct Projection {
-    matrix: Matrix,
+    /// One, unless the parts are held in different precisions.
+    matrices: Vec<Matrix>,
     bias: Option<Tensor>,
 }
 
@@ -30,20 +31,21 @@ impl Projection {
     /// As [`Path::matrix`].
     pub fn beside(parts: &[(Path, i64)], inputs: i64, biased: bool) -> Result<Projection, ModelError> {
         let matrices = parts.iter().map(|(path, outputs)| path.matrix("weight", *outputs, inputs));
-        let matrix = match matrices.collect::<Result<Vec<_>, _>>()?.as_slice() {
-            [] => return Err(ModelError::Input("a projection needs at least one part".to_string())),
-            matrices => Matrix::concatenated(matrices)?,
-        };
+        let mut matrices = matrices.collect::<Result<Vec<_>, _>>()?;
+        let kinds: Vec<_> = matrices.iter().map(Matrix::precision).collect();
+        if kinds.windows(2).all(|pair| pair.first() == pair.last()) && matrices.len() > 1 {
+            matrices = vec![Matrix::concatenated(&matrices)?];
+        }
         let bias = || -> Result<Tensor, ModelError> {
             let biases = parts.iter().map(|(path, outputs)| path.get("bias", &[*outputs], Init::Zeros));
             Ok(Tensor::f_cat(&biases.collect::<Result<Vec<_>, _>>()?, 0)?)
         };
-        Ok(Projection { matrix, bias: biased.then(bias).transpose()? })
+        Ok(Projection { matrices, bias: biased.then(bias).transpose()? })
     }
 
     /// From a weight that had to be turned or reordered first.
     pub fn from_parts(matrix: Matrix, bias: Option<Tensor>) -> Projection {
-        Projection { matrix, bias }
+        Projection { matrices: vec![matrix], bias }
     }
 
     /// `[…, inputs]` → `[…, outputs]`.
@@ -51,7 +53,13 @@ impl Projection {
     /// # Errors
     /// [`ModelError::Torch`] when libtorch refuses.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.matrix.linear(input, self.bias.as_ref())?)
+        if let [matrix] = self.matrices.as_slice() {
+            return Ok(matrix.linear(input, self.bias.as_ref())?);
+        }
+        let parts: Vec<Tensor> =
+            self.matrices.iter().map(|matrix| matrix.linear(input, None)).collect::<Result<_, _>>()?;
+        let output = Tensor::f_cat(&parts, -1)?;
+        Ok(self.bias.as_ref().map_or(Ok(output.shallow_clone()), |bias| output.f_add(bias))?)
     }
 }
 

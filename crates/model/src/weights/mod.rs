@@ -1,8 +1,10 @@
-//! Safetensors files: mapped into memory when read, the same bytes every time when written (`write.rs`). The header is
-//! checked here before any tensor is made, so that a lying file is an error that names the tensor, never a bad read. The
-//! map belongs to libtorch (a private file mapping), so it lives exactly as long as the last tensor that looks into it.
+//! Tensors on disk by name ([`TensorSource`]), and one form of them: safetensors files, mapped into memory when read,
+//! the same bytes every time when written (`write.rs`). Other forms are under `checkpoint/`. The header is checked here
+//! before any tensor is made, so that a lying file is an error that names the tensor, never a bad read. The map belongs to
+//! libtorch (a private file mapping), so it lives exactly as long as the last tensor that looks into it.
 //! Format: <https://huggingface.co/docs/safetensors>.
 
+mod quantised;
 mod write;
 
 use std::collections::BTreeMap;
@@ -17,8 +19,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::WeightsError;
 
+pub use quantised::Quantised;
 pub use write::write;
-pub(crate) use write::write_in_place;
+pub(crate) use write::{write_in_place, write_one_by_one};
 
 /// The format's own bound on a header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -42,6 +45,17 @@ pub trait TensorSource: Send {
     /// # Errors
     /// [`WeightsError`] when there is none of this name, or the device refuses.
     fn tensor(&self, name: &str, device: Device) -> Result<Tensor, WeightsError>;
+
+    /// A matrix as the integers it was quantised to, or nothing when its numbers are stored as floats. Every number is
+    /// the one that [`TensorSource::tensor`] gives. The rows are a linear layer's outputs: where the tensor is stored the
+    /// other way round (GPT-2's `Conv1D`), this is its transpose.
+    ///
+    /// # Errors
+    /// As [`TensorSource::tensor`].
+    fn quantised(&self, name: &str) -> Result<Option<Quantised>, WeightsError> {
+        let _ = name;
+        Ok(None)
+    }
 }
 
 /// A safetensors file whose header has been checked and whose bytes are mapped, not read.
@@ -146,11 +160,7 @@ impl Weights {
     /// # Errors
     /// [`WeightsError::Tensor`] when there is none of this name, [`WeightsError::Torch`] when the device refuses.
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor, WeightsError> {
-        let entry = self.entries.get(name).ok_or_else(|| WeightsError::Tensor {
-            file: self.file.clone(),
-            tensor: name.to_string(),
-            problem: "is missing".to_string(),
-        })?;
+        let entry = self.entries.get(name).ok_or_else(|| missing(&self.file, name))?;
         self.view(entry, device).map_err(|source| WeightsError::Torch { file: self.file.clone(), source })
     }
 
@@ -184,7 +194,7 @@ impl TensorSource for Weights {
     }
 }
 
-fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
+pub(crate) fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
     let mut copied = tensor.f_empty_like()?;
     copied.f_copy_(tensor)?;
     Ok(copied)
@@ -342,8 +352,13 @@ fn check_entries(
     Ok(entries)
 }
 
+/// A tensor that is not there, as an error.
+pub(crate) fn missing(file: &Path, name: &str) -> WeightsError {
+    WeightsError::Tensor { file: file.to_path_buf(), tensor: name.to_string(), problem: "is missing".to_string() }
+}
+
 /// libtorch's own private mapping: read-only on the disk, copied on write in memory, unmapped with its last tensor.
-fn map_file(path: &Path, length: u64) -> Result<Tensor, WeightsError> {
+pub(crate) fn map_file(path: &Path, length: u64) -> Result<Tensor, WeightsError> {
     let refuse = |problem: String| WeightsError::Header { file: path.to_path_buf(), problem };
     let name = path.to_str().ok_or_else(|| refuse("its path is not UTF-8, which libtorch needs".to_string()))?;
     let length = i64::try_from(length).map_err(|_| refuse("is too large".to_string()))?;

@@ -1,5 +1,6 @@
 //! The paged key-value cache of one layer, and attention on it.
 
+use crate::ffi;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// The keys and values of one layer, in blocks that sequences own by their block tables.
@@ -40,9 +41,25 @@ pub struct AttentionBatch {
 /// # Errors
 /// [`TchError::Torch`] where shapes or types do not fit or a slot is outside the cache; nothing is stored then.
 pub fn store(cache: &PagedCache, keys: &Tensor, values: &Tensor, slots: &Tensor) -> Result<(), TchError> {
+    let (cache_keys, cache_values) = (cache.keys.as_ptr(), cache.values.as_ptr());
+    // SAFETY: live tensors that outlive the call. The cache's contents change as they do by any operator of libtorch that
+    // works in place: through a shared handle.
+    let done = ffi::done(|done| unsafe {
+        ffi::tm_store(done, cache_keys, cache_values, keys.as_ptr(), values.as_ptr(), slots.as_ptr())
+    })?;
+    if done {
+        return Ok(());
+    }
     tch::no_grad(|| {
         let kept = slots.f_ge(0)?.f_nonzero()?.f_squeeze_dim(-1)?;
         let slots = slots.f_index_select(0, &kept)?;
+        let (blocks, block_size, _, _) = cache.keys.size4()?;
+        if slots.f_ge(blocks * block_size)?.f_any()?.int64_value(&[]) != 0 {
+            return Err(TchError::Torch(format!(
+                "paged cache: a slot is outside the cache of {}",
+                blocks * block_size
+            )));
+        }
         for (target, source) in [(&cache.keys, keys), (&cache.values, values)] {
             let source = source.f_index_select(0, &kept)?.f_to_kind(target.kind())?;
             let _ = target.f_flatten(0, 1)?.f_index_copy_(0, &slots, &source)?;
@@ -69,6 +86,20 @@ pub fn attention(
     window: Option<i64>,
     softcap: Option<f64>,
 ) -> Result<Tensor, TchError> {
+    if window.is_some_and(|window| window < 1) {
+        return Err(TchError::Torch("attention: a window must hold at least one position".to_owned()));
+    }
+    let (keys, values) = (cache.keys.as_ptr(), cache.values.as_ptr());
+    let (tables, starts) = (batch.block_tables.as_ptr(), batch.query_starts.as_ptr());
+    let (contexts, queries_pointer) = (batch.contexts.as_ptr(), queries.as_ptr());
+    let (width, cap) = (window.unwrap_or(0), softcap.unwrap_or(0.0));
+    // SAFETY: live tensors that outlive the call.
+    let output = ffi::optional_result(|result| unsafe {
+        ffi::tm_attention(result, queries_pointer, keys, values, tables, starts, contexts, scale, width, cap)
+    })?;
+    if let Some(output) = output {
+        return Ok(output);
+    }
     tch::no_grad(|| by_libtorch(queries, cache, batch, scale, window, softcap))
 }
 

@@ -1,16 +1,18 @@
 //! Norms, gates and rotary positions, each one pass over its rows.
 
+use crate::ffi;
 use tch::{Kind, TchError, Tensor};
 
 /// The function on the gate's side of [`gated`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
-    Silu,
+    Silu = 0,
     /// The Gaussian error linear unit by the error function.
-    Gelu,
+    Gelu = 1,
     /// The same by its `tanh` approximation.
-    GeluTanh,
+    GeluTanh = 2,
 }
 
 /// `x / sqrt(mean(x²) + eps) * (offset + weight)` over the last dimension: Zhang and Sennrich 2019.
@@ -29,6 +31,15 @@ pub enum Activation {
 /// # Ok(()) }
 /// ```
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, offset: f64) -> Result<Tensor, TchError> {
+    let residual = std::ptr::null_mut();
+    // SAFETY: live tensors that outlive the call; null stands for no residual.
+    let norm = ffi::optional_result(|result| unsafe {
+        ffi::tm_rms_norm(result, residual, x.as_ptr(), weight.as_ptr(), eps, offset)
+    })?;
+    norm.map_or_else(|| norm_by_libtorch(x, weight, eps, offset), Ok)
+}
+
+fn norm_by_libtorch(x: &Tensor, weight: &Tensor, eps: f64, offset: f64) -> Result<Tensor, TchError> {
     tch::no_grad(|| {
         let mean = x.f_square()?.f_mean_dim([-1i64].as_slice(), true, x.kind())?;
         x.f_mul(&mean.f_add_scalar(eps)?.f_rsqrt()?)?.f_mul(&weight.f_add_scalar(offset)?)
@@ -46,9 +57,17 @@ pub fn add_rms_norm(
     eps: f64,
     offset: f64,
 ) -> Result<Tensor, TchError> {
+    let sum = residual.as_mut_ptr();
+    // SAFETY: live tensors that outlive the call; only `residual`, which is borrowed for it, is changed.
+    let norm = ffi::optional_result(|result| unsafe {
+        ffi::tm_rms_norm(result, sum, x.as_ptr(), weight.as_ptr(), eps, offset)
+    })?;
+    if let Some(norm) = norm {
+        return Ok(norm);
+    }
     tch::no_grad(|| {
         let _ = residual.f_add_(x)?;
-        rms_norm(residual, weight, eps, offset)
+        norm_by_libtorch(residual, weight, eps, offset)
     })
 }
 
@@ -57,6 +76,11 @@ pub fn add_rms_norm(
 /// # Errors
 /// [`TchError::Torch`] where the last dimension is odd.
 pub fn gated(x: &Tensor, activation: Activation) -> Result<Tensor, TchError> {
+    // SAFETY: a live tensor that outlives the call.
+    let output = ffi::optional_result(|result| unsafe { ffi::tm_gated(result, x.as_ptr(), activation as i32) })?;
+    if let Some(output) = output {
+        return Ok(output);
+    }
     let width = x.size().last().copied().unwrap_or_default();
     if width % 2 != 0 {
         return Err(TchError::Torch(format!("gated: rows of {width} numbers have no halves")));
@@ -87,6 +111,14 @@ pub fn rotate(
     positions: &Tensor,
     interleaved: bool,
 ) -> Result<(), TchError> {
+    let target = x.as_mut_ptr();
+    // SAFETY: live tensors that outlive the call; only `x`, which is borrowed for it, is changed.
+    let done = ffi::done(|done| unsafe {
+        ffi::tm_rotate(done, target, cos.as_ptr(), sin.as_ptr(), positions.as_ptr(), interleaved)
+    })?;
+    if done {
+        return Ok(());
+    }
     let half = cos.size().last().copied().unwrap_or_default();
     tch::no_grad(|| {
         let cos = cos.f_index_select(0, positions)?.f_unsqueeze(1)?;

@@ -65,7 +65,7 @@ impl Optimiser for AdagradOptimiser {
                 continue;
             }
             let options = fused::Adagrad {
-                learning_rate,
+                learning_rate: group.learning_rate(learning_rate),
                 learning_rate_decay: self.config.learning_rate_decay,
                 weight_decay: group.weight_decay(self.config.weight_decay),
                 eps: self.config.eps,

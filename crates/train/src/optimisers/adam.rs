@@ -94,7 +94,7 @@ impl Optimiser for Moments {
                 continue;
             }
             let options = fused::Adam {
-                learning_rate,
+                learning_rate: member.group.learning_rate(learning_rate),
                 beta1: self.rates.beta1,
                 beta2: self.rates.beta2,
                 eps: self.rates.eps,

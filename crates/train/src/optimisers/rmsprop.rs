@@ -108,6 +108,7 @@ struct RmsProp {
 impl Optimiser for RmsProp {
     fn step(&mut self, gradients: &[Tensor], learning_rate: f64) -> Result<(), TchError> {
         for group in &self.groups {
+            let learning_rate = group.group.learning_rate(learning_rate);
             for (member, place) in group.group.places.iter().enumerate() {
                 match gradients.get(*place) {
                     Some(gradient) if gradient.defined() => {

@@ -57,7 +57,7 @@ impl Optimiser for SgdOptimiser {
                 continue;
             }
             let options = fused::Sgd {
-                learning_rate,
+                learning_rate: group.learning_rate(learning_rate),
                 momentum: self.config.momentum,
                 dampening: 0.0,
                 nesterov: self.config.nesterov,

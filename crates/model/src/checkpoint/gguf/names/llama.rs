@@ -1,0 +1,74 @@
+//! Llama and what shares its form: Mistral, SmolLM, TinyLlama, Yi, and with experts Mixtral.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{Architecture, Layout, decoder, head_width, rope};
+use crate::checkpoint::gguf::metadata::Metadata;
+use crate::checkpoint::gguf::problem::Problem;
+
+pub(super) static LLAMA: Architecture = Architecture {
+    name: "llama",
+    has_experts: false,
+    model_type: "llama",
+    class: "LlamaForCausalLM",
+    tensors: &[
+        ("token_embd", "model.embed_tokens", Layout::Same),
+        ("output_norm", "model.norm", Layout::Same),
+        ("output", "lm_head", Layout::Same),
+        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
+        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::RotaryQuery),
+        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::RotaryKey),
+        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
+        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
+        ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
+        ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
+        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
+    ],
+    config: llama,
+};
+
+pub(super) static MIXTRAL: Architecture = Architecture {
+    name: "llama",
+    has_experts: true,
+    model_type: "mixtral",
+    class: "MixtralForCausalLM",
+    tensors: &[
+        ("token_embd", "model.embed_tokens", Layout::Same),
+        ("output_norm", "model.norm", Layout::Same),
+        ("output", "lm_head", Layout::Same),
+        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
+        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::RotaryQuery),
+        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::RotaryKey),
+        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
+        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
+        ("blk.*.ffn_gate_inp", "model.layers.*.block_sparse_moe.gate", Layout::Same),
+        ("blk.*.ffn_gate_exps", "model.layers.*.block_sparse_moe.experts.#.w1", Layout::Experts),
+        ("blk.*.ffn_down_exps", "model.layers.*.block_sparse_moe.experts.#.w2", Layout::Experts),
+        ("blk.*.ffn_up_exps", "model.layers.*.block_sparse_moe.experts.#.w3", Layout::Experts),
+    ],
+    config: mixtral,
+};
+
+fn llama(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
+    decoder(metadata, config)?;
+    let width = match metadata.count("attention.key_length")? {
+        Some(width) => width,
+        None => metadata.count("rope.dimension_count")?.map_or_else(|| head_width(metadata), Ok)?,
+    };
+    config.insert("head_dim".to_string(), json!(width));
+    config.insert("hidden_act".to_string(), json!("silu"));
+    config.insert("attention_bias".to_string(), json!(metadata.has_tensor("blk.0.attn_q.bias")));
+    config.insert("mlp_bias".to_string(), json!(metadata.has_tensor("blk.0.ffn_up.bias")));
+    rope::scaling(metadata, config)
+}
+
+fn mixtral(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
+    decoder(metadata, config)?;
+    config.insert("head_dim".to_string(), json!(head_width(metadata)?));
+    config.insert("hidden_act".to_string(), json!("silu"));
+    config.insert("num_local_experts".to_string(), json!(metadata.needed("expert_count")?));
+    config.insert("num_experts_per_tok".to_string(), json!(metadata.needed("expert_used_count")?));
+    rope::scaling(metadata, config)
+}

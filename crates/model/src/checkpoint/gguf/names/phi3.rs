@@ -1,0 +1,41 @@
+//! Phi-3, Phi-3.5 and Phi-4: query, key and value in one matrix, gate and up in another, as in Hugging Face.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{Architecture, Layout, decoder, rope};
+use crate::checkpoint::gguf::metadata::Metadata;
+use crate::checkpoint::gguf::problem::Problem;
+
+pub(super) static PHI3: Architecture = Architecture {
+    name: "phi3",
+    has_experts: false,
+    model_type: "phi3",
+    class: "Phi3ForCausalLM",
+    tensors: &[
+        ("token_embd", "model.embed_tokens", Layout::Same),
+        ("output_norm", "model.norm", Layout::Same),
+        ("output", "lm_head", Layout::Same),
+        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
+        ("blk.*.attn_qkv", "model.layers.*.self_attn.qkv_proj", Layout::Same),
+        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
+        ("blk.*.ffn_up", "model.layers.*.mlp.gate_up_proj", Layout::Same),
+        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
+    ],
+    config: phi3,
+};
+
+fn phi3(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
+    decoder(metadata, config)?;
+    config.insert("hidden_act".to_string(), json!("silu"));
+    let window = metadata.count("attention.sliding_window")?.filter(|window| *window > 0);
+    config.insert("sliding_window".to_string(), json!(window));
+    let width = metadata.needed("embedding_length")? / metadata.needed("attention.head_count")?;
+    if let Some(rotated) = metadata.count("rope.dimension_count")?.filter(|rotated| *rotated != width) {
+        config.insert("partial_rotary_factor".to_string(), json!(rotated as f64 / width.max(1) as f64));
+    }
+    let trained = metadata.count("rope.scaling.original_context_length")?;
+    let trained = trained.map_or_else(|| metadata.needed("context_length"), Ok)?;
+    config.insert("original_max_position_embeddings".to_string(), json!(trained));
+    rope::scaling(metadata, config)
+}

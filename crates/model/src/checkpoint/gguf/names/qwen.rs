@@ -1,0 +1,104 @@
+//! Qwen 2 and 2.5, Qwen 3, and Qwen 3 with experts.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{Architecture, Layout, decoder, head_width, rope};
+use crate::checkpoint::gguf::metadata::Metadata;
+use crate::checkpoint::gguf::problem::Problem;
+
+pub(super) static QWEN2: Architecture = Architecture {
+    name: "qwen2",
+    has_experts: false,
+    model_type: "qwen2",
+    class: "Qwen2ForCausalLM",
+    tensors: &[
+        ("token_embd", "model.embed_tokens", Layout::Same),
+        ("output_norm", "model.norm", Layout::Same),
+        ("output", "lm_head", Layout::Same),
+        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
+        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
+        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
+        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
+        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
+        ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
+        ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
+        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
+    ],
+    config: qwen2,
+};
+
+pub(super) static QWEN3: Architecture = Architecture {
+    name: "qwen3",
+    has_experts: false,
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    tensors: &[
+        ("token_embd", "model.embed_tokens", Layout::Same),
+        ("output_norm", "model.norm", Layout::Same),
+        ("output", "lm_head", Layout::Same),
+        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
+        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
+        ("blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", Layout::Same),
+        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
+        ("blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", Layout::Same),
+        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
+        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
+        ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
+        ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
+        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
+    ],
+    config: qwen3,
+};
+
+pub(super) static QWEN3MOE: Architecture = Architecture {
+    name: "qwen3moe",
+    has_experts: true,
+    model_type: "qwen3_moe",
+    class: "Qwen3MoeForCausalLM",
+    tensors: &[
+        ("token_embd", "model.embed_tokens", Layout::Same),
+        ("output_norm", "model.norm", Layout::Same),
+        ("output", "lm_head", Layout::Same),
+        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
+        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
+        ("blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", Layout::Same),
+        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
+        ("blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", Layout::Same),
+        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
+        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
+        ("blk.*.ffn_gate_inp", "model.layers.*.mlp.gate", Layout::Same),
+        ("blk.*.ffn_gate_exps", "model.layers.*.mlp.experts.#.gate_proj", Layout::Experts),
+        ("blk.*.ffn_up_exps", "model.layers.*.mlp.experts.#.up_proj", Layout::Experts),
+        ("blk.*.ffn_down_exps", "model.layers.*.mlp.experts.#.down_proj", Layout::Experts),
+    ],
+    config: qwen3moe,
+};
+
+fn qwen2(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
+    decoder(metadata, config)?;
+    config.insert("hidden_act".to_string(), json!("silu"));
+    config.insert("use_sliding_window".to_string(), json!(false));
+    rope::scaling(metadata, config)
+}
+
+fn qwen3(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
+    qwen2(metadata, config)?;
+    config.insert("head_dim".to_string(), json!(head_width(metadata)?));
+    config.insert("attention_bias".to_string(), json!(metadata.has_tensor("blk.0.attn_q.bias")));
+    Ok(())
+}
+
+fn qwen3moe(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
+    qwen3(metadata, config)?;
+    config.insert("num_experts".to_string(), json!(metadata.needed("expert_count")?));
+    config.insert("num_experts_per_tok".to_string(), json!(metadata.needed("expert_used_count")?));
+    config.insert("moe_intermediate_size".to_string(), json!(metadata.needed("expert_feed_forward_length")?));
+    // The file does not say; every published model has it so, and llama.cpp computes it so.
+    config.insert("norm_topk_prob".to_string(), json!(true));
+    config.insert("decoder_sparse_step".to_string(), json!(1));
+    config.insert("mlp_only_layers".to_string(), json!([]));
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! How Tidemill runs a case: the one place that changes as architectures are built.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+use tidemill_model::decoders::{self, Decoder, LayerCache, SequenceStep, Step};
+use tidemill_model::engine::{Engine, EngineConfig, Event, Request, RequestId};
+use tidemill_model::generation::SamplingConfig;
+use tidemill_model::{Checkpoint, Parameters};
+use tidemill_torch::Precision;
+use tokenizers::Tokenizer;
+
+use crate::case::{Beam, Case, CaseKind, Search};
+
+/// The longest context of any case.
+const LONGEST: i64 = 160;
+/// Small, and no divisor of the rows' lengths: contexts cross from block to block.
+const BLOCK: usize = 8;
+const BLOCKS: usize = LONGEST as usize / BLOCK;
+
+/// Why a case's results could not be had.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Its architecture, or what it asks for, is not there yet.
+    NotBuilt,
+    /// What went wrong.
+    Problem(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Problem(error.to_string())
+    }
+}
+
+/// An open decoder and the prompts of its case.
+pub(crate) struct Subject {
+    model: Box<dyn Decoder>,
+    rows: Vec<Vec<u32>>,
+    /// Tensors on disk that no layer asked for.
+    pub(crate) unused: Vec<String>,
+}
+
+/// Opens the checkpoint of a case as float32.
+pub(crate) fn open(case: &Case) -> Result<Subject, Failure> {
+    if case.expected.kind != CaseKind::Decoder || !decoders::is_decoder(&case.expected.architecture) {
+        return Err(Failure::NotBuilt);
+    }
+    let checkpoint = Checkpoint::open(&case.folder)?;
+    let parameters = Parameters::mapped(checkpoint.source()?, Device::Cpu).with_precision(Some(Precision::Float32));
+    let model = decoders::build(&parameters.root(), checkpoint.config(), LONGEST)?;
+    let mut unused = parameters.unused(checkpoint.source()?.as_ref());
+    // GPT-2's first files hold their causal masks.
+    unused.retain(|name| !name.ends_with(".attn.bias") && !name.ends_with(".attn.masked_bias"));
+    Ok(Subject { model, rows: case.rows.clone(), unused })
+}
+
+/// The tokeniser of a case, as the checkpoint gives it; cases that are tokenisers have no checkpoint around them.
+pub(crate) fn tokenizer(case: &Case) -> Result<Tokenizer, Failure> {
+    match case.expected.kind {
+        CaseKind::Tokenizer => Tokenizer::from_file(case.folder.join("tokenizer.json"))
+            .map_err(|error| Failure::Problem(error.to_string())),
+        _ => Ok(Checkpoint::open(&case.folder)?.tokenizer()?),
+    }
+}
+
+/// Writes what was read as a folder for `transformers`.
+pub(crate) fn export(_case: &Case, _folder: &Path) -> Result<(), Failure> {
+    Err(Failure::NotBuilt)
+}
+
+impl Subject {
+    fn caches(&self) -> Result<Vec<LayerCache>, Failure> {
+        let shape = self.model.shape();
+        let blocks = (self.rows.len() * BLOCKS) as i64;
+        let size = [blocks, BLOCK as i64, shape.kv_heads, shape.head_dim];
+        Ok((0..shape.layers).map(|_| LayerCache::new(size, Kind::Float, Device::Cpu)).collect::<Result<_, _>>()?)
+    }
+
+    /// Each row's blocks, none of them next to one another.
+    fn blocks(&self) -> Vec<Vec<u32>> {
+        let rows = self.rows.len();
+        (0..rows).map(|row| (0..BLOCKS).rev().map(|block| (block * rows + row) as u32).collect()).collect()
+    }
+
+    /// Runs one step of tokens at `[from, to)` of every row that has them, and gives the logits of each row.
+    fn step(&self, caches: &[LayerCache], ranges: &[(usize, usize)]) -> Result<Vec<Option<Tensor>>, Failure> {
+        let blocks = self.blocks();
+        let mut sequences = Vec::new();
+        for ((row, blocks), &(from, to)) in self.rows.iter().zip(&blocks).zip(ranges) {
+            if from < to {
+                sequences.push(SequenceStep { tokens: &row[from..to], cached: from, blocks });
+            }
+        }
+        let step = Step::new(&sequences, BLOCK, Device::Cpu)?;
+        let logits = tch::no_grad(|| self.model.forward(&step, caches).and_then(|hidden| self.model.logits(&hidden)))?;
+        let mut start = 0;
+        let part = |&(from, to): &(usize, usize)| {
+            let length = to.saturating_sub(from) as i64;
+            start += length;
+            (length > 0).then(|| logits.narrow(0, start - length, length))
+        };
+        Ok(ranges.iter().map(part).collect())
+    }
+
+    /// Logits of every token of every row, `[tokens, vocabulary]`, all rows in one step.
+    pub(crate) fn logits(&self) -> Result<Tensor, Failure> {
+        let ranges: Vec<_> = self.rows.iter().map(|row| (0, row.len())).collect();
+        let rows: Vec<Tensor> = self.step(&self.caches()?, &ranges)?.into_iter().flatten().collect();
+        Ok(Tensor::cat(&rows, 0))
+    }
+
+    /// The same through the cache: a third of each row at once, the rest token by token, rows of different ages together.
+    pub(crate) fn cached_logits(&self) -> Result<Tensor, Failure> {
+        let caches = self.caches()?;
+        let mut done = vec![0; self.rows.len()];
+        let mut found: Vec<Vec<Tensor>> = self.rows.iter().map(|_| Vec::new()).collect();
+        while self.rows.iter().zip(&done).any(|(row, &done)| done < row.len()) {
+            let to = |(row, &done): (&Vec<u32>, &usize)| match done {
+                0 => (0, (row.len() / 3).max(1)),
+                _ => (done, (done + 1).min(row.len())),
+            };
+            let ranges: Vec<(usize, usize)> = self.rows.iter().zip(&done).map(to).collect();
+            for (row, logits) in self.step(&caches, &ranges)?.into_iter().enumerate() {
+                found[row].extend(logits);
+                done[row] = ranges[row].1;
+            }
+        }
+        let found: Vec<Tensor> = found.into_iter().flatten().collect();
+        Ok(Tensor::cat(&found, 0))
+    }
+
+    /// The engine, for what follows.
+    pub(crate) fn into_generator(self) -> Result<Generator, Failure> {
+        let config = EngineConfig {
+            block_size: BLOCK,
+            cache_tokens: 4096,
+            // Prompts are run in pieces, beside rows that generate already.
+            step_tokens: 16,
+            ..EngineConfig::default()
+        };
+        Ok(Generator { engine: Engine::new(self.model, config, Device::Cpu)?, rows: self.rows })
+    }
+}
+
+/// Generates for all prompts of a case together.
+pub(crate) struct Generator {
+    engine: Engine,
+    rows: Vec<Vec<u32>>,
+}
+
+impl Generator {
+    pub(crate) fn greedy(&mut self, search: &Search<Vec<u32>>) -> Result<Vec<Vec<u32>>, Failure> {
+        let found = self.run(search)?;
+        Ok(found.into_iter().map(|mut outputs| outputs.pop().map(|beam| beam.tokens).unwrap_or_default()).collect())
+    }
+
+    pub(crate) fn beams(&mut self, search: &Search<Vec<Beam>>) -> Result<Vec<Vec<Beam>>, Failure> {
+        self.run(search)
+    }
+
+    /// Every row's outputs; a greedy row has one.
+    fn run<Output>(&mut self, search: &Search<Output>) -> Result<Vec<Vec<Beam>>, Failure> {
+        let sampling = SamplingConfig::from_generation_config(&search.settings, None)?;
+        let mut outputs: BTreeMap<RequestId, Vec<Beam>> = BTreeMap::new();
+        let mut requests = Vec::new();
+        for prompt in &self.rows {
+            let request = Request {
+                prompt: prompt.clone(),
+                sampling: sampling.clone(),
+                end_tokens: search.end_tokens(),
+                ..Request::default()
+            };
+            requests.push(self.engine.submit(request)?);
+        }
+        while !self.engine.is_idle() {
+            for event in self.engine.step()? {
+                match event {
+                    Event::Token { request, chosen, .. } => {
+                        let outputs = outputs.entry(request).or_default();
+                        if outputs.is_empty() {
+                            outputs.push(Beam { tokens: Vec::new(), score: 0.0 });
+                        }
+                        outputs[0].tokens.push(chosen.token);
+                    }
+                    Event::Beams { request, hypotheses } => {
+                        let beams =
+                            hypotheses.into_iter().map(|found| Beam { tokens: found.tokens, score: found.score });
+                        outputs.insert(request, beams.collect());
+                    }
+                    Event::Failed { problem, .. } => return Err(Failure::Problem(problem)),
+                }
+            }
+        }
+        Ok(requests.iter().map(|request| outputs.remove(request).unwrap_or_default()).collect())
+    }
+}

@@ -1,0 +1,243 @@
+//! The thread that owns one batch model: takes batches from its line, runs them, answers. Plain synchronous code that
+//! knows nothing of sockets. A panic of the model ends the thread; every caller that waits, or comes later, is told so.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::handle::BatchHandle;
+use super::queue::{Answer, BatchSize, Entry, Failure, Queue};
+use super::{BatchModel, Input, Opened};
+use crate::config::ServerConfig;
+use crate::error::ServeError;
+use crate::metrics::{BatchMetrics, Metrics};
+use crate::model::{Model, ModelInfo};
+use crate::thread::{self, Loading, Serving};
+
+/// Starts a thread that opens a model and then serves it. `label` names it until its own name is known; `wrap` says what
+/// kind of model it is.
+pub(crate) fn spawn<I: Input, M: BatchModel>(
+    label: String,
+    config: &ServerConfig,
+    metrics: Arc<Metrics>,
+    wrap: impl FnOnce(BatchHandle<I, M::Answer>) -> Model + Send + 'static,
+    open: impl FnOnce() -> Result<(ModelInfo, Opened<I, M>), ServeError> + Send + 'static,
+) -> Result<Loading, ServeError> {
+    let (size, max_delay, max_queue) = (BatchSize::new(config), config.max_delay, config.max_queue);
+    thread::spawn(label, move |tell| {
+        let (info, Opened { model, prepare }) = match open() {
+            Ok(opened) => opened,
+            Err(error) => return drop(tell.send(Err(error))),
+        };
+        let queue: Arc<Queue<M::Item, M::Answer>> = Arc::new(Queue::new(max_queue));
+        let metrics = metrics.batch(&info.name);
+        let (serving, readiness) = {
+            let queue = Arc::clone(&queue);
+            Serving::new(&info.name, move || queue.abort())
+        };
+        let handle = BatchHandle::new(info, prepare, Arc::clone(&queue), size, readiness, metrics.clone());
+        let mut executor = Executor { model, serving, metrics };
+        if tell.send(Ok(wrap(handle))).is_ok() {
+            while let Some(batch) = queue.take(size, max_delay) {
+                executor.metrics.waiting.set(queue.waiting_items() as f64);
+                executor.run(batch);
+            }
+        }
+    })
+}
+
+struct Executor<M> {
+    model: M,
+    serving: Serving,
+    metrics: BatchMetrics,
+}
+
+impl<M: BatchModel> Executor<M> {
+    fn run(&mut self, batch: Vec<Entry<M::Item, M::Answer>>) {
+        let started = Instant::now();
+        let items: Vec<&M::Item> = batch.iter().flat_map(|entry| &entry.items).collect();
+        let batch_size = items.len();
+        let result = {
+            // A local: dropped before `batch`, which is a parameter.
+            let _tell = self.serving.while_it_runs();
+            answer(&mut self.model, &items)
+        };
+        drop(items);
+        let computed = started.elapsed();
+        self.metrics.batch_size.record(batch_size as f64);
+        self.metrics.compute.record(computed);
+
+        match result {
+            Ok(answers) => {
+                let mut answers = answers.into_iter();
+                for entry in batch {
+                    let answers = answers.by_ref().take(entry.items.len()).collect();
+                    let waited = started.saturating_duration_since(entry.arrived);
+                    self.metrics.queue.record(waited);
+                    self.metrics.tokens.increment(entry.tokens as u64);
+                    // The caller may have left meanwhile.
+                    let _ = entry.reply.send(Ok(Answer { answers, waited, computed, batch_size }));
+                }
+            }
+            // One bad request must not cost its neighbours their answers.
+            Err(_) if batch.len() > 1 => {
+                for entry in batch {
+                    if entry.is_wanted(Instant::now()) {
+                        self.run(vec![entry]);
+                    }
+                }
+            }
+            Err(reason) => {
+                for entry in batch {
+                    let _ = entry.reply.send(Err(Failure(reason.clone())));
+                }
+            }
+        }
+    }
+}
+
+fn answer<M: BatchModel>(model: &mut M, items: &[&M::Item]) -> Result<Vec<M::Answer>, String> {
+    let answers = model.answer(items).map_err(|error| error.to_string())?;
+    if answers.len() == items.len() {
+        return Ok(answers);
+    }
+    Err(format!("it answered {} of {} texts", answers.len(), items.len()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::error::Error;
+    use std::sync::{Mutex, mpsc};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::classifier::{Classifier, Classifying};
+    use crate::model::ClassifierHandle;
+    use crate::refusal::Refusal;
+
+    type Rows = Result<Vec<Vec<f32>>, Box<dyn Error + Send + Sync>>;
+
+    async fn model<C: Classifier + Send>(max_batch_size: usize, classifier: C) -> ClassifierHandle {
+        let config = ServerConfig { max_batch_size, max_queue: 8, ..ServerConfig::default() };
+        let labels = vec!["odd".to_owned(), "even".to_owned()];
+        let info = ModelInfo { name: "parity".to_owned(), version: "1".to_owned(), labels };
+        let open = || Ok((info, Opened::unprepared(Classifying { classifier, labels: 2 })));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let loading = spawn("parity".to_owned(), &config, metrics, Model::Classifier, open).unwrap();
+        match loading.opened().await.unwrap().model {
+            Model::Classifier(handle) => handle,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn classify(
+        model: &ClassifierHandle,
+        texts: Vec<String>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Vec<f32>>, Refusal> {
+        model.answer(texts, "texts", deadline).await.map(|answered| answered.answers)
+    }
+
+    fn parity(texts: &[&str]) -> Rows {
+        Ok(texts.iter().map(|text| vec![f32::from(text.len() % 2 == 1), 0.0]).collect())
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| text.to_string()).collect()
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_while_a_batch_runs_is_the_next_batch() {
+        let (go, wait) = mpsc::channel::<()>();
+        let seen: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let noted = Arc::clone(&seen);
+        let model = model(4, move |batch: &[&str]| -> Rows {
+            noted.lock().unwrap().push(batch.len());
+            wait.recv()?;
+            parity(batch)
+        })
+        .await;
+        let call = |words: &[&str]| {
+            let (model, texts) = (model.clone(), texts(words));
+            tokio::spawn(async move { model.answer(texts, "texts", None).await.unwrap() })
+        };
+        let first = call(&["a"]);
+        until(|| seen.lock().unwrap().len() == 1).await;
+        let others = [call(&["bb"]), call(&["c", "dd"]), call(&["e", "f"])];
+        until(|| model.waiting() == 5).await;
+        for _ in 0..3 {
+            go.send(()).unwrap();
+        }
+        assert_eq!(first.await.unwrap().batch_size, 1);
+        let mut sizes = Vec::new();
+        for other in others {
+            sizes.push(other.await.unwrap().batch_size);
+        }
+        assert_eq!(sizes, [3, 3, 2]);
+        assert_eq!(*seen.lock().unwrap(), [1, 3, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_and_one_that_is_late_cost_the_model_nothing() {
+        let (go, wait) = mpsc::channel::<()>();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = Arc::clone(&seen);
+        let model = model(4, move |batch: &[&str]| -> Rows {
+            noted.lock().unwrap().extend(texts(batch));
+            wait.recv()?;
+            parity(batch)
+        })
+        .await;
+        let running = model.clone();
+        let running = tokio::spawn(async move { classify(&running, texts(&["runs"]), None).await });
+        until(|| seen.lock().unwrap().len() == 1).await;
+
+        let soon = Some(Instant::now() + Duration::from_millis(20));
+        let late = classify(&model, texts(&["late"]), soon).await;
+        assert_eq!(late, Err(Refusal::DeadlineExceeded));
+        let leaver = model.clone();
+        let leaver = tokio::spawn(async move { classify(&leaver, texts(&["left"]), None).await });
+        until(|| model.waiting() == 2).await;
+        leaver.abort();
+        assert!(leaver.await.is_err());
+
+        // Their places are free again: eight fit.
+        let (caller, eight) = (model.clone(), texts(&["x"; 8]));
+        let eight = tokio::spawn(async move { classify(&caller, eight, None).await });
+        until(|| model.waiting() == 8).await;
+        let full = classify(&model, texts(&["y"]), None).await;
+        assert!(matches!(full, Err(Refusal::QueueFull { max: 8, .. })), "{full:?}");
+        for _ in 0..3 {
+            go.send(()).unwrap();
+        }
+        running.await.unwrap().unwrap();
+        assert_eq!(eight.await.unwrap().unwrap().len(), 8);
+        assert_eq!(seen.lock().unwrap().concat(), "runsxxxxxxxx");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_to_those_who_wait_and_those_who_come() {
+        let model = model(4, |_: &[&str]| -> Rows { panic!("as the test wants it") }).await;
+        let during = classify(&model, texts(&["a"]), None).await;
+        assert!(matches!(during, Err(Refusal::Stopped { .. })), "{during:?}");
+        model.readiness().ended().await;
+        let after = classify(&model, texts(&["a"]), None).await;
+        assert!(matches!(after, Err(Refusal::NotReady { .. })), "{after:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_the_wrong_size_is_an_error() {
+        let short = model(4, |_: &[&str]| -> Rows { Ok(Vec::new()) }).await;
+        let result = classify(&short, texts(&["a"]), None).await;
+        assert!(matches!(result, Err(Refusal::Failed { .. })), "{result:?}");
+        let narrow = model(4, |_: &[&str]| -> Rows { Ok(vec![vec![1.0]]) }).await;
+        let result = classify(&narrow, texts(&["a"]), None).await;
+        assert!(matches!(result, Err(Refusal::Failed { .. })), "{result:?}");
+    }
+}

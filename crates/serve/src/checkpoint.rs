@@ -1,0 +1,83 @@
+//! Opening a checkpoint for serving: what it is served as is decided by its config.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use tidemill_model::Checkpoint;
+use tidemill_model::decoders::is_decoder;
+use tidemill_model::engine::EngineConfig;
+use tidemill_model::tasks::generation::{GenerateRequest, Generator, GeneratorOptions, Input};
+use tidemill_torch::Precision;
+
+use crate::config::{CheckpointPrecision, ServerConfig};
+use crate::error::ServeError;
+use crate::generation::{self, OpenedGenerator, SamplingConfig};
+use crate::metrics::Metrics;
+use crate::model::ModelInfo;
+use crate::model_path::ModelPath;
+use crate::thread::Loading;
+
+/// The version of every checkpoint: it has none of its own.
+const VERSION: &str = "1";
+
+/// Starts a thread that opens the checkpoint and serves it.
+pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics>) -> Result<Loading, ServeError> {
+    let checkpoint = Checkpoint::open(&path.path).map_err(|error| fail(&path, &error))?;
+    let model_type = checkpoint.config().get("model_type").and_then(|value| value.as_str()).unwrap_or_default();
+    if is_decoder(model_type) {
+        let (options, threads) = (options(config), config.threads.unwrap_or(1));
+        return generation::spawn(path.label(), config, metrics, move || open_generator(&path, &options, threads));
+    }
+    let reason = format!("no model of the type {model_type:?} is served");
+    Err(ServeError::Open { path: path.path, reason })
+}
+
+fn options(config: &ServerConfig) -> GeneratorOptions {
+    let mut options = GeneratorOptions {
+        precision: config.precision.map(precision),
+        max_context: config.max_context,
+        engine: EngineConfig {
+            max_sequences: config.max_sequences,
+            max_waiting: config.max_waiting,
+            ..EngineConfig::default()
+        },
+        ..GeneratorOptions::default()
+    };
+    options.cache_bytes = config.cache_bytes.unwrap_or(options.cache_bytes);
+    options
+}
+
+fn precision(precision: CheckpointPrecision) -> Precision {
+    match precision {
+        CheckpointPrecision::Float32 => Precision::Float32,
+        CheckpointPrecision::Bfloat16 => Precision::BFloat16,
+        CheckpointPrecision::Int8 => Precision::Int8,
+        CheckpointPrecision::Int4 => Precision::Int4,
+    }
+}
+
+/// Opens a decoder and lets it generate once, so that what is done once (packing weights, measuring kernels) is done before
+/// the first caller waits for it. To be called on the thread that will own the model: libtorch and OpenMP keep the number
+/// of threads for each calling thread.
+fn open_generator(
+    path: &ModelPath,
+    options: &GeneratorOptions,
+    threads: i32,
+) -> Result<(ModelInfo, OpenedGenerator<Generator>), ServeError> {
+    tidemill_torch::set_threads(threads);
+    let mut generator = Generator::open(&path.path, options).map_err(|error| fail(path, &error))?;
+    let preparation = generator.preparation();
+    let sampling = SamplingConfig { max_tokens: Some(2), ..SamplingConfig::greedy() };
+    let first = GenerateRequest { sampling, ..GenerateRequest::of(Input::Tokens(vec![0])) };
+    let prepared = preparation.prepare(&first).map_err(|error| fail(path, &error))?;
+    generator.submit(prepared).map_err(|error| fail(path, &error))?;
+    while !generator.is_idle() {
+        generator.step().map_err(|error| fail(path, &error))?;
+    }
+    let info = ModelInfo { name: path.label(), version: VERSION.to_owned(), labels: Vec::new() };
+    Ok((info, OpenedGenerator { generator, preparation }))
+}
+
+fn fail(path: &ModelPath, error: &dyn Error) -> ServeError {
+    ServeError::Open { path: path.path.clone(), reason: error.to_string() }
+}

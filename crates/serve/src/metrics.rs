@@ -1,0 +1,203 @@
+//! What the server counts and measures, as Prometheus reads it at `/metrics`. One registry a server, so that two servers
+//! of one process do not mix. Labels are models, methods, outcomes and reasons: nothing that a caller can make up.
+
+use std::fmt;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder as _, SharedString};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+
+/// Seconds, from a step of the engine to a long answer.
+const SECONDS: [f64; 17] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+/// Texts in a batch, or sequences in a step.
+const SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// How often samples are folded into their histograms, so that they do not pile up on a server that nobody reads.
+pub(crate) const UPKEEP: Duration = Duration::from_secs(5);
+
+const METADATA: Metadata<'static> = Metadata::new("tidemill_serve", Level::INFO, None);
+
+/// The registry of one server.
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// An empty registry, its metrics described.
+    pub(crate) fn new() -> Result<Metrics, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&SECONDS)?
+            .set_buckets_for_metric(Matcher::Full("tidemill_batch_size".to_owned()), &SIZES)?
+            .build_recorder();
+        let metrics = Metrics { recorder };
+        metrics.describe();
+        Ok(metrics)
+    }
+
+    /// Everything, in Prometheus's text format.
+    pub(crate) fn render(&self) -> String {
+        self.recorder.handle().render()
+    }
+
+    /// To be called every [`UPKEEP`].
+    pub(crate) fn upkeep(&self) {
+        self.recorder.handle().run_upkeep();
+    }
+
+    /// Of one model that answers batches.
+    pub(crate) fn batch(&self, model: &str) -> BatchMetrics {
+        let labels = || vec![Label::new("model", model.to_owned())];
+        BatchMetrics {
+            waiting: self.gauge("tidemill_requests_waiting", labels()),
+            queue: self.histogram("tidemill_queue_seconds", labels()),
+            compute: self.histogram("tidemill_compute_seconds", labels()),
+            batch_size: self.histogram("tidemill_batch_size", labels()),
+            tokens: self.counter("tidemill_prompt_tokens_total", labels()),
+        }
+    }
+
+    /// Of one model that generates.
+    pub(crate) fn generation(&self, model: &str) -> GenerationMetrics {
+        let labels = || vec![Label::new("model", model.to_owned())];
+        GenerationMetrics {
+            waiting: self.gauge("tidemill_requests_waiting", labels()),
+            running: self.gauge("tidemill_sequences_running", labels()),
+            cache_used: self.gauge("tidemill_cache_used_ratio", labels()),
+            cache_blocks: self.gauge("tidemill_cache_blocks", labels()),
+            queue: self.histogram("tidemill_queue_seconds", labels()),
+            first_token: self.histogram("tidemill_time_to_first_token_seconds", labels()),
+            per_token: self.histogram("tidemill_time_per_token_seconds", labels()),
+            step: self.histogram("tidemill_compute_seconds", labels()),
+            batch_size: self.histogram("tidemill_batch_size", labels()),
+            prompt_tokens: self.counter("tidemill_prompt_tokens_total", labels()),
+            shared_tokens: self.counter("tidemill_shared_prompt_tokens_total", labels()),
+            generated_tokens: self.counter("tidemill_generated_tokens_total", labels()),
+            preemptions: self.counter("tidemill_preemptions_total", labels()),
+        }
+    }
+
+    /// Requests that are open.
+    pub(crate) fn open_requests(&self) -> Gauge {
+        self.gauge("tidemill_open_requests", Vec::new())
+    }
+
+    /// A request of `method` that ended after `took`: `outcome` is `ok`, or why it was rejected.
+    pub(crate) fn ended(&self, method: &'static str, outcome: &'static str, took: Duration) {
+        let labels = vec![Label::from_static_parts("method", method), Label::from_static_parts("outcome", outcome)];
+        self.counter("tidemill_requests_total", labels).increment(1);
+        self.histogram("tidemill_request_seconds", vec![Label::from_static_parts("method", method)]).record(took);
+        if outcome != "ok" {
+            let labels = vec![Label::from_static_parts("reason", outcome)];
+            self.counter("tidemill_rejections_total", labels).increment(1);
+        }
+    }
+
+    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
+        self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
+    }
+
+    fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
+        self.recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
+    }
+
+    fn describe(&self) {
+        let text = SharedString::const_str;
+        let counters = [
+            ("tidemill_requests_total", "Inference requests that ended, by method and outcome"),
+            ("tidemill_rejections_total", "Inference requests that were not answered, by reason"),
+            ("tidemill_prompt_tokens_total", "Tokens that were read"),
+            ("tidemill_shared_prompt_tokens_total", "Prompt tokens whose keys and values were in the cache already"),
+            ("tidemill_generated_tokens_total", "Tokens that were generated"),
+            ("tidemill_preemptions_total", "Requests that gave their cache up to others and started again"),
+        ];
+        for (name, help) in counters {
+            self.recorder.describe_counter(KeyName::from_const_str(name), None, text(help));
+        }
+        let gauges = [
+            ("tidemill_open_requests", "Inference requests that are open"),
+            ("tidemill_requests_waiting", "Texts or requests that wait for the model"),
+            ("tidemill_sequences_running", "Sequences that generate"),
+            ("tidemill_cache_used_ratio", "The part of the key-value cache that is held"),
+            ("tidemill_cache_blocks", "Blocks of the key-value cache"),
+        ];
+        for (name, help) in gauges {
+            self.recorder.describe_gauge(KeyName::from_const_str(name), None, text(help));
+        }
+        let histograms = [
+            ("tidemill_request_seconds", "From a request's headers to the end of its answer"),
+            ("tidemill_queue_seconds", "From a request's arrival to the start of work on it"),
+            ("tidemill_compute_seconds", "A batch, or a step of the engine, in the model"),
+            ("tidemill_batch_size", "Texts in a batch, or sequences in a step"),
+            ("tidemill_time_to_first_token_seconds", "From a request's arrival to its first token"),
+            ("tidemill_time_per_token_seconds", "From a token of an answer to the next"),
+        ];
+        for (name, help) in histograms {
+            self.recorder.describe_histogram(KeyName::from_const_str(name), None, text(help));
+        }
+    }
+}
+
+/// Of one model that answers batches.
+#[derive(Clone)]
+pub(crate) struct BatchMetrics {
+    pub(crate) waiting: Gauge,
+    pub(crate) queue: Histogram,
+    pub(crate) compute: Histogram,
+    pub(crate) batch_size: Histogram,
+    pub(crate) tokens: Counter,
+}
+
+/// Of one model that generates.
+#[derive(Clone)]
+pub(crate) struct GenerationMetrics {
+    pub(crate) waiting: Gauge,
+    pub(crate) running: Gauge,
+    pub(crate) cache_used: Gauge,
+    pub(crate) cache_blocks: Gauge,
+    pub(crate) queue: Histogram,
+    pub(crate) first_token: Histogram,
+    pub(crate) per_token: Histogram,
+    pub(crate) step: Histogram,
+    pub(crate) batch_size: Histogram,
+    pub(crate) prompt_tokens: Counter,
+    pub(crate) shared_tokens: Counter,
+    pub(crate) generated_tokens: Counter,
+    pub(crate) preemptions: Counter,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_is_rendered_with_its_description() {
+        let metrics = Metrics::new().unwrap();
+        metrics.batch("a \"model\"").batch_size.record(3.0);
+        metrics.ended("/v1/rerank", "invalid", Duration::from_millis(20));
+        metrics.upkeep();
+        let text = metrics.render();
+        for line in [
+            "# HELP tidemill_batch_size Texts in a batch, or sequences in a step",
+            "# TYPE tidemill_batch_size histogram",
+            r#"tidemill_batch_size_bucket{model="a \"model\"",le="4"} 1"#,
+            r#"tidemill_requests_total{method="/v1/rerank",outcome="invalid"} 1"#,
+            r#"tidemill_rejections_total{reason="invalid"} 1"#,
+            r#"tidemill_request_seconds_bucket{method="/v1/rerank",le="0.01"} 0"#,
+            r#"tidemill_request_seconds_bucket{method="/v1/rerank",le="0.025"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Where a model lies, and what it is called if not as its file says: `PATH` or `NAME=PATH`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The folder of a package or a checkpoint, or a `.gguf` file; with the name that the model has on the wire, where it is
+/// not to be the manifest's or the file's.
+///
+/// ```
+/// use tidemill_serve::ModelPath;
+///
+/// let model: ModelPath = "chat=models/SmolLM2-135M-Instruct".into();
+/// assert_eq!(model.name.as_deref(), Some("chat"));
+/// assert_eq!(model.to_string(), "chat=models/SmolLM2-135M-Instruct");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelPath {
+    /// The name on the wire.
+    pub name: Option<String>,
+    /// The folder or file.
+    pub path: PathBuf,
+}
+
+impl ModelPath {
+    /// What the model is called when nothing else names it: the folder's name, or the file's without `.gguf`.
+    pub fn label(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
+        let is_file = self.path.extension().is_some_and(|extension| extension == "gguf");
+        let name = if is_file { self.path.file_stem() } else { self.path.file_name() };
+        name.unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// The same, a path that is relative taken from `folder`.
+    pub fn within(&self, folder: &Path) -> ModelPath {
+        ModelPath { name: self.name.clone(), path: folder.join(&self.path) }
+    }
+}
+
+impl FromStr for ModelPath {
+    type Err = Infallible;
+
+    // What lies there is a path, whatever it is called.
+    fn from_str(text: &str) -> Result<ModelPath, Infallible> {
+        let named = text.split_once('=').filter(|(name, _)| !name.is_empty() && !name.contains('/'));
+        Ok(match named {
+            Some((name, path)) if !Path::new(text).exists() => {
+                ModelPath { name: Some(name.to_owned()), path: path.into() }
+            }
+            _ => ModelPath { name: None, path: text.into() },
+        })
+    }
+}
+
+impl From<&str> for ModelPath {
+    fn from(text: &str) -> ModelPath {
+        let Ok(model) = text.parse();
+        model
+    }
+}
+
+impl From<PathBuf> for ModelPath {
+    fn from(path: PathBuf) -> ModelPath {
+        ModelPath { name: None, path }
+    }
+}
+
+impl From<&Path> for ModelPath {
+    fn from(path: &Path) -> ModelPath {
+        ModelPath { name: None, path: path.to_owned() }
+    }
+}
+
+impl fmt::Display for ModelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name}={}", self.path.display()),
+            None => write!(f, "{}", self.path.display()),
+        }
+    }
+}
+
+impl Serialize for ModelPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ModelPath, D::Error> {
+        Ok(ModelPath::from(String::deserialize(deserializer)?.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_goes_before_the_path_and_files_are_called_without_their_ending() {
+        assert_eq!(ModelPath::from("models/SmolLM2-135M-Instruct.gguf").label(), "SmolLM2-135M-Instruct");
+        assert_eq!(ModelPath::from("models/all-MiniLM-L6-v2").label(), "all-MiniLM-L6-v2");
+        assert_eq!(ModelPath::from("models/v1.5").label(), "v1.5");
+        assert_eq!(ModelPath::from("chat=a.gguf").label(), "chat");
+        assert_eq!(ModelPath::from("/runs/lr=0.1/package").name, None);
+        let within = ModelPath::from("chat=a.gguf").within(Path::new("/models"));
+        assert_eq!(within.to_string(), "chat=/models/a.gguf");
+    }
+}

@@ -1,0 +1,111 @@
+//! What callers send to the kinds of models other than classifiers and generators, and what they are answered.
+
+use std::sync::Arc;
+
+use crate::batch::Input;
+
+/// A text to be turned into a vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbedInput {
+    /// The text, or its tokens.
+    pub text: TextOrTokens,
+    /// Whether a text longer than the model takes is cut off; otherwise it is refused.
+    pub truncate: bool,
+}
+
+/// A text as it was written, or as tokens of the model's own vocabulary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TextOrTokens {
+    /// As it was written.
+    Text(String),
+    /// Tokens, without those that the model's tokenizer puts around a text.
+    Tokens(Vec<u32>),
+}
+
+/// A text to be scored by how well it answers a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RerankInput {
+    /// The query, shared by all texts of a request.
+    pub query: Arc<str>,
+    /// The text.
+    pub text: String,
+    /// Whether a pair longer than the model takes is cut off; otherwise it is refused.
+    pub truncate: bool,
+}
+
+/// A span of a text that names something.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entity {
+    /// What it names, such as `PER`.
+    pub label: String,
+    /// Between 0 and 1.
+    pub score: f32,
+    /// Its first character, counted in characters from 0.
+    pub start: usize,
+    /// The character after its last.
+    pub end: usize,
+}
+
+/// A text to be summarised or translated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextToTextInput {
+    /// The text.
+    pub text: String,
+    /// What is wanted.
+    pub purpose: Purpose,
+    /// Most tokens of the answer. `None`: as the checkpoint says.
+    pub max_tokens: Option<usize>,
+    /// Beams of the search, 1 for greedy. `None`: as the checkpoint says.
+    pub beams: Option<usize>,
+}
+
+/// What a text-to-text model is used for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// A summary.
+    #[default]
+    Summary,
+    /// A translation. An empty language is the checkpoint's own, where it has one.
+    Translation {
+        /// The text's language, as the checkpoint names it: `eng_Latn`, `en_XX`, `en`.
+        source: String,
+        /// The answer's.
+        target: String,
+    },
+}
+
+/// What a text-to-text model answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextToTextAnswer {
+    /// The text.
+    pub text: String,
+    /// How many tokens were generated.
+    pub tokens: usize,
+}
+
+impl Input for String {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Input for EmbedInput {
+    fn bytes(&self) -> usize {
+        match &self.text {
+            TextOrTokens::Text(text) => text.len(),
+            TextOrTokens::Tokens(_) => 0,
+        }
+    }
+}
+
+impl Input for RerankInput {
+    fn bytes(&self) -> usize {
+        self.query.len() + self.text.len()
+    }
+}
+
+impl Input for TextToTextInput {
+    fn bytes(&self) -> usize {
+        self.text.len()
+    }
+}
