@@ -95,7 +95,7 @@ impl Targets {
     }
 
     /// Copies places onto others.
-    fn copy(&mut self, copies: &[(usize, usize)]) -> Result<(), ModelError> {
+    fn copy(&mut self, copies: &[Copy]) -> Result<(), ModelError> {
         if copies.is_empty() || self.length == 0 {
             return Ok(());
         }
@@ -227,9 +227,12 @@ impl Targets {
     }
 }
 
+/// A place, and another that becomes what it is.
+type Copy = (usize, usize);
+
 /// The places of rows that copy `parents`, and what is to be copied where, when every source keeps as many places as it
 /// has: a place's first child stays in it, and the others take places that no child has.
-fn fork(sources: &[usize], parents: &[usize]) -> Option<(Vec<usize>, Vec<(usize, usize)>)> {
+fn fork(sources: &[usize], parents: &[usize]) -> Option<(Vec<usize>, Vec<Copy>)> {
     if sources.len() != parents.len() {
         return None;
     }
