@@ -194,7 +194,8 @@ impl Matrix {
         if !panels.is_empty() {
             return Err(refused("parts in main memory and on another device cannot be joined".to_owned()));
         }
-        let kind = if plain.iter().all(|weight| weight.kind() == Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
+        let kind =
+            if plain.iter().all(|weight| weight.kind() == Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
         let weights = plain.iter().map(|weight| weight.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
         let outputs = parts.iter().map(|part| part.outputs).sum();
         let weight = Tensor::f_cat(&weights, 0)?;
@@ -213,9 +214,7 @@ impl Matrix {
         match &self.numbers {
             Numbers::Panels(panels) if x.kind() == Kind::Float && x.device() == Device::Cpu => {
                 // SAFETY: the matrix and the tensors are live and outlive the call; null stands for no bias.
-                ffi::result(|result| unsafe {
-                    ffi::tm_matrix_linear(result, panels.0, x.as_ptr(), pointer(bias))
-                })
+                ffi::result(|result| unsafe { ffi::tm_matrix_linear(result, panels.0, x.as_ptr(), pointer(bias)) })
             }
             Numbers::Panels(_) => tch::no_grad(|| x.f_linear(&self.to_tensor()?.f_to_kind(x.kind())?, bias)),
             Numbers::Plain(weight) => tch::no_grad(|| x.f_linear(&weight.f_to_kind(x.kind())?, bias)),

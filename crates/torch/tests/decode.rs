@@ -33,7 +33,12 @@ fn norms_agree_with_float64() {
     assert!(difference(&rms_norm(&part, &weight, 1e-5, 0.0).unwrap(), &norm(&part, &weight, 1e-5, 0.0)) < 1e-6);
     // Another kind goes to libtorch's operators.
     let double = wide.to_kind(Kind::Double).narrow(1, 0, 32);
-    assert!(difference(&rms_norm(&double, &weight.to_kind(Kind::Double), 1e-5, 0.0).unwrap(), &norm(&double, &weight, 1e-5, 0.0)) < 1e-12);
+    assert!(
+        difference(
+            &rms_norm(&double, &weight.to_kind(Kind::Double), 1e-5, 0.0).unwrap(),
+            &norm(&double, &weight, 1e-5, 0.0)
+        ) < 1e-12
+    );
     assert!(rms_norm(&wide, &weight, 1e-5, 0.0).is_err());
     let mut residual = random(&[4, 32]);
     let before = residual.copy();
@@ -86,10 +91,18 @@ fn rotations_agree_with_libtorch_and_change_nothing_else() {
         let pair = [&first * &c - &second * &s, &second * &c + &first * &s];
         let turned = if interleaved { Tensor::stack(&pair, -1).flatten(2, 3) } else { Tensor::cat(&pair, 2) };
         let rest = x.narrow(2, 2 * half, head_dim - 2 * half);
-        let expected = Tensor::cat(&[before.narrow(1, 0, 2), Tensor::cat(&[turned, rest], 2), before.narrow(1, 7, 1)], 1);
+        let expected =
+            Tensor::cat(&[before.narrow(1, 0, 2), Tensor::cat(&[turned, rest], 2), before.narrow(1, 7, 1)], 1);
         assert!(difference(&joint, &expected) < 1e-6);
         let mut double = before.to_kind(Kind::Double);
-        rotate(&mut double.narrow(1, 2, 5), &cos.to_kind(Kind::Double), &sin.to_kind(Kind::Double), &positions, interleaved).unwrap();
+        rotate(
+            &mut double.narrow(1, 2, 5),
+            &cos.to_kind(Kind::Double),
+            &sin.to_kind(Kind::Double),
+            &positions,
+            interleaved,
+        )
+        .unwrap();
         assert!(difference(&double, &expected) < 1e-6);
         double = before.copy();
         assert!(rotate(&mut double, &cos, &sin, &ids(&[0, 1, 2, 3, 50]), interleaved).is_err());
@@ -111,7 +124,10 @@ fn stored_tokens_lie_in_their_slots() {
             for (slot, token) in [(17, 0), (2, 2)] {
                 assert_eq!(held.get(slot), given.get(token).to_kind(kind));
             }
-            assert_eq!(held.abs().sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float).count_nonzero(0).int64_value(&[]), 2);
+            assert_eq!(
+                held.abs().sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float).count_nonzero(0).int64_value(&[]),
+                2
+            );
         }
         let before = cache.keys.copy();
         assert!(store(&cache, &keys, &values, &ids(&[0, 20, 1])).is_err());
@@ -121,8 +137,7 @@ fn stored_tokens_lie_in_their_slots() {
     }
 }
 
-const CASE: AttentionCase =
-    AttentionCase { kv_heads: 3, group: 3, head_dim: 64, block_size: 16, kind: Kind::Float };
+const CASE: AttentionCase = AttentionCase { kv_heads: 3, group: 3, head_dim: 64, block_size: 16, kind: Kind::Float };
 
 #[test]
 fn attention_agrees_with_float64() {
@@ -199,11 +214,8 @@ fn batches_that_do_not_fit_are_refused() {
     let mut cases = Cases(9);
     let attended = Attended::new(&mut cases, CASE, &[(2, 40), (1, 20)]);
     let refused = |queries: &Tensor, tables: &Tensor, starts: &[i64], contexts: &[i64], part: &str| {
-        let batch = AttentionBatch {
-            block_tables: tables.shallow_clone(),
-            query_starts: ids(starts),
-            contexts: ids(contexts),
-        };
+        let batch =
+            AttentionBatch { block_tables: tables.shallow_clone(), query_starts: ids(starts), contexts: ids(contexts) };
         let result = attention(queries, &attended.cache, &batch, 0.1, None, None);
         let TchError::Torch(message) = result.unwrap_err() else { panic!("another error") };
         assert!(message.contains(part), "{message}");

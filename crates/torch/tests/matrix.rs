@@ -194,8 +194,7 @@ fn what_does_not_fit_is_an_error_with_a_sentence() {
     }
     let endless = Tensor::full([2, 32], f64::INFINITY, (Kind::Float, Device::Cpu));
     refused(Matrix::from_tensor(&endless, Precision::Int4).and_then(|m| m.to_tensor()), "scaled integers");
-    let groups =
-        Groups { outputs: 2, inputs: 32, group: 32, values: &[1; 64], scales: &[1.0; 3], minima: None };
+    let groups = Groups { outputs: 2, inputs: 32, group: 32, values: &[1; 64], scales: &[1.0; 3], minima: None };
     refused(Matrix::from_groups(&groups).and_then(|m| m.to_tensor()), "64 quantised values and 3 scales");
     for group in [0, 8, 64] {
         assert!(Matrix::from_groups(&Groups { group, scales: &[1.0; 2], ..groups }).is_err());

@@ -55,7 +55,10 @@ pub fn store(cache: &PagedCache, keys: &Tensor, values: &Tensor, slots: &Tensor)
         let slots = slots.f_index_select(0, &kept)?;
         let (blocks, block_size, _, _) = cache.keys.size4()?;
         if slots.f_ge(blocks * block_size)?.f_any()?.int64_value(&[]) != 0 {
-            return Err(TchError::Torch(format!("paged cache: a slot is outside the cache of {}", blocks * block_size)));
+            return Err(TchError::Torch(format!(
+                "paged cache: a slot is outside the cache of {}",
+                blocks * block_size
+            )));
         }
         for (target, source) in [(&cache.keys, keys), (&cache.values, values)] {
             let source = source.f_index_select(0, &kept)?.f_to_kind(target.kind())?;
