@@ -1,8 +1,9 @@
 //! Compiles the shim against the libtorch that `torch-sys` found, and tells dependents where its libraries are.
 use std::path::PathBuf;
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "attention",
+    "crew",
     "decode",
     "dropout",
     "encode",

@@ -1,6 +1,7 @@
 // Attention on a paged key-value cache: checks, the sharing out of the work, threads. The kernel is in
 // attention_level.inc.
 #include "attention.hpp"
+#include "crew.hpp"
 #include "panels.hpp"
 #include "scratch.hpp"
 #include "shim.hpp"
@@ -64,7 +65,7 @@ bool store(const Tensor& cache_keys, const Tensor& cache_values, const Tensor& k
     }
   };
   const int64_t grain = std::max<int64_t>(1, 32768 / (cache.kv_heads * head_dim));
-  at::parallel_for(0, tokens, grain, [&](int64_t first, int64_t last) {
+  share_range(tokens, grain, [&](int64_t first, int64_t last) {
     copy(cache_keys, keys, first, last);
     copy(cache_values, values, first, last);
   });
@@ -178,7 +179,7 @@ bool attention(const Tensor& queries, const Tensor& keys, const Tensor& values, 
   list_tasks(shape, batch, out.mutable_data_ptr<float>(), tasks);
   int64_t blocks = 0;
   for (const AttentionTask& task : tasks) blocks += task.last_block - task.first_block;
-  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const int64_t threads = crew_size();
   const bool shared = threads > 1 && blocks * kKeys * cache.head_dim * 2 * keys.element_size() >= kWorthSplitting;
   float* parts = nullptr;
   if (shared && int64_t(tasks.size()) < 4 * threads) {
@@ -194,7 +195,7 @@ bool attention(const Tensor& queries, const Tensor& keys, const Tensor& values, 
     float* own = scratch.take<float>(attention_scratch(shape));
     for (size_t i = next++; i < list.size(); i = next++) kernels.attend(shape, list[i], own);
   };
-  if (shared) at::parallel_for(0, std::min<int64_t>(threads, tasks.size()), 1, [&](int64_t, int64_t) { work(); });
+  if (shared) share(std::min<int64_t>(threads, tasks.size()), [&](int64_t) { work(); });
   else work();
   if (!splits.empty()) {
     thread_local Scratch scratch;

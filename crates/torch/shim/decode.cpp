@@ -2,6 +2,7 @@
 // `false` the tensors are of another kind, and the caller takes libtorch's operators.
 #include "panels.hpp"
 #include "shim.hpp"
+#include "crew.hpp"
 #include "vector_math.hpp"
 
 #include <ATen/EmptyTensor.h>
@@ -53,7 +54,7 @@ struct Rows {
 template <typename Body>
 void for_rows(int64_t rows, int64_t width, const Body& body) {
   if (rows * width < kWorthSharing) body(0, rows);
-  else at::parallel_for(0, rows, std::max<int64_t>(1, kWorthSharing / 4 / width), body);
+  else share_range(rows, kWorthSharing / 4 / width, body);
 }
 
 bool norm(Tensor* residual, const Tensor& x, const Tensor& weight, double eps, double offset, Tensor** result) {

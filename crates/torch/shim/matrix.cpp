@@ -1,5 +1,6 @@
 // Frozen weights: packing into panels, products, look-up. The kernels are in panels.cpp; here are memory, threads and
 // libtorch's tensors.
+#include "crew.hpp"
 #include "panels.hpp"
 #include "scratch.hpp"
 #include "shim.hpp"
@@ -20,6 +21,7 @@ namespace {
 
 constexpr int64_t kRowBlock = 42 * kTile;          // rows whose activations stay in the cache together
 constexpr int64_t kHugePage = int64_t(2) << 20;    // bytes
+constexpr int64_t kPiece = int64_t(256) << 10;          // bytes of weights
 constexpr int64_t kWorthThreads = int64_t(96) << 10;  // bytes of weights below which one thread is faster than two
 
 struct WeightPanels {
@@ -348,7 +350,7 @@ Tensor rows(const Matrix& matrix, const Tensor& ids) {
   Tensor result = at::detail::empty_cpu({count, matrix.inputs}, at::kFloat);
   float* out = result.mutable_data_ptr<float>();
   const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, matrix.inputs));
-  at::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+  share_range(count, grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i++) {
       size_t part = 0;
       while (part + 1 < matrix.parts.size() && id[i] >= matrix.parts[part + 1].first_output) part++;
@@ -361,19 +363,19 @@ Tensor rows(const Matrix& matrix, const Tensor& ids) {
 
 // ---- products ----
 
-// How the threads share a product: `rows` groups of tiles times `columns` groups of panels.
+// How a product is shared out: `rows` groups of tiles times `columns` groups of panels.
 struct Shares {
   int64_t rows = 1, columns = 1;
 };
 
-Shares share_out(int64_t tiles, int64_t panels) {
+// In about `pieces`.
+Shares share_out(int64_t tiles, int64_t panels, int64_t pieces) {
   Shares best;
-  const int64_t threads = at::get_num_threads();
   const auto cost = [&](int64_t rows, int64_t columns) {
     return ((tiles + rows - 1) / rows) * ((panels + columns - 1) / columns);
   };
-  for (int64_t rows = 1; rows <= std::min(threads, tiles); rows++) {
-    const int64_t columns = std::min(panels, threads / rows);
+  for (int64_t rows = 1; rows <= std::min(pieces, tiles); rows++) {
+    const int64_t columns = std::min(panels, pieces / rows);
     if (rows == 1 || cost(rows, columns) < cost(best.rows, best.columns)) best = {rows, columns};
   }
   return best;
@@ -409,7 +411,7 @@ Tiles pack_tiles(const Level& level, const Layout& layout, const float* x, int64
         level.tile(layout, x + tiles.first(t) * stride, stride, tiles.height(t), k, std::min(tiles.depth, k + kChunk), tiles.at(t, k), tiles.sums_of(t));
   };
   if (rows * tiles.depth < 65536) pack(0, tiles.count);
-  else at::parallel_for(0, tiles.count, 1, pack);
+  else share_range(tiles.count, 1, pack);
   return tiles;
 }
 
@@ -496,16 +498,17 @@ Tensor linear(const Matrix& matrix, const Tensor& x, const Tensor& bias) {
       tiles[i] = pack_tiles(kernels, matrix.activations[i].layout, from + row * stride, stride, height, scratch[i]);
     const Product product{matrix, kernels, tiles, bias_data, out + row * matrix.outputs};
     const int64_t count = tiles.front().count;
-    if (matrix.bytes * count < kWorthThreads || at::get_num_threads() == 1 || at::in_parallel_region()) {
+    const int64_t threads = crew_size();
+    if (matrix.bytes * count < kWorthThreads || threads == 1) {
       multiply(product, 0, count, 0, 1);
       continue;
     }
-    const Shares shares = share_out(count, matrix.panels);
-    at::parallel_for(0, shares.rows * shares.columns, 1, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; i++) {
-        const int64_t group = i / shares.columns;
-        multiply(product, group * count / shares.rows, (group + 1) * count / shares.rows, i % shares.columns, shares.columns);
-      }
+    // More pieces than threads, so that one that is held up leaves little to wait for.
+    const int64_t pieces = std::clamp(matrix.bytes * count / kPiece, threads, 4 * threads);
+    const Shares shares = share_out(count, matrix.panels, pieces);
+    share(shares.rows * shares.columns, [&](int64_t i) {
+      const int64_t group = i / shares.columns;
+      multiply(product, group * count / shares.rows, (group + 1) * count / shares.rows, i % shares.columns, shares.columns);
     });
   }
   return result;

@@ -176,6 +176,23 @@ fn inputs_of_any_shape_and_kind_work() {
 }
 
 #[test]
+fn callers_on_many_threads_at_once_get_what_each_gets_alone() {
+    std::thread::scope(|scope| {
+        for rows in [1, 2, 30, 70] {
+            scope.spawn(move || {
+                let matrix = Matrix::from_tensor(&random(&[576, 1536]), Precision::Float32).unwrap();
+                let x = random(&[rows, 1536]);
+                let each = (0..rows).map(|row| matrix.linear(&x.narrow(0, row, 1), None).unwrap());
+                let alone = Tensor::cat(&each.collect::<Vec<_>>(), 0);
+                for _ in 0..100 {
+                    assert_eq!(matrix.linear(&x, None).unwrap(), alone);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn what_does_not_fit_is_an_error_with_a_sentence() {
     let refused = |result: Result<Tensor, TchError>, part: &str| {
         let TchError::Torch(message) = result.unwrap_err() else { panic!("another error") };
