@@ -1,9 +1,10 @@
 //! Compiles the shim against the libtorch that `torch-sys` found, and tells dependents where its libraries are.
 use std::path::PathBuf;
 
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "attention",
     "decode",
+    "dropout",
     "encode",
     "fused",
     "linear",

@@ -102,7 +102,14 @@ impl<'a> Config<'a> {
     /// # Errors
     /// [`ModelError::Config`] when there is none of this name, with the nearest and all names.
     pub fn activation(&self, key: &str, default: &'a str) -> Result<Activation, ModelError> {
-        let name = self.text_or(key, default)?;
+        self.activation_named(key, self.text_or(key, default)?)
+    }
+
+    /// The activation called `name`, which `key` holds in some form.
+    ///
+    /// # Errors
+    /// As [`Config::activation`].
+    pub fn activation_named(&self, key: &str, name: &str) -> Result<Activation, ModelError> {
         let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
         found.map(|(_, activation)| *activation).ok_or_else(|| {
             let names: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();

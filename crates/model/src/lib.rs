@@ -9,6 +9,7 @@ pub mod architectures;
 pub mod checkpoint;
 pub mod config;
 pub mod decoders;
+pub mod encoder_decoders;
 pub mod encoders;
 pub mod engine;
 mod error;

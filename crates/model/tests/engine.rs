@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 use tidemill_model::ModelError;
 use tidemill_model::decoders::{Decoder, DecoderShape, LayerCache, Step};
-use tidemill_model::engine::{Engine, EngineConfig, Event, Refused, Request, RequestId};
+use tidemill_model::engine::{Engine, EngineConfig, Event, Refused, Request, RequestId, TokenEngine};
 use tidemill_model::generation::{FinishReason, PromptLookup, SamplingConfig};
 
 const VOCABULARY: i64 = 50;

@@ -42,6 +42,18 @@ unsafe extern "C" {
         grad_weight: i32,
     ) -> Message;
 
+    pub(crate) fn tm_gelu_dropout(result: *mut *mut C_tensor, input: Input, probability: f64) -> Message;
+    pub(crate) fn tm_dropout_add_layer_norm(
+        sum: *mut *mut C_tensor,
+        normed: *mut *mut C_tensor,
+        x: Input,
+        residual: Input,
+        probability: f64,
+        weight: Input,
+        bias: Input,
+        epsilon: f64,
+    ) -> Message;
+
     pub(crate) fn tm_embedding(result: *mut *mut C_tensor, weight: Input, ids: Input, padding: i64) -> Message;
     pub(crate) fn tm_text_conv_max(
         result: *mut *mut C_tensor,

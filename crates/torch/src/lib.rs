@@ -20,6 +20,7 @@
 mod activation;
 pub mod choice;
 pub mod decode;
+mod dropout;
 pub mod encode;
 mod ffi;
 pub mod fused;
@@ -32,6 +33,7 @@ mod threads;
 mod view;
 
 pub use activation::Activation;
+pub use dropout::{dropout_add_layer_norm, gelu_dropout};
 pub use linear::{Kernel, LinearKernels, linear};
 pub use matrix::{Groups, Matrix, Precision};
 pub use packed::PackedWeight;

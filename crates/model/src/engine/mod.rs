@@ -4,6 +4,7 @@
 //! that begin alike. Plain synchronous code: submit, step, read what came out. Knows nothing of text, sockets or threads.
 
 mod blocks;
+mod encoder_decoder;
 mod group;
 mod plan;
 mod waiting;
@@ -19,6 +20,8 @@ use crate::error::ModelError;
 use crate::generation::{
     BeamSearch, Chosen, Constraint, FinishReason, Hypothesis, PromptLookup, Sampler, SamplingConfig, SamplingError,
 };
+
+pub use self::encoder_decoder::EncoderDecoderEngine;
 
 /// The number of a request, unique within an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +67,9 @@ impl Default for EngineConfig {
 /// What to generate.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The prompt's tokens, at least one.
+    /// What an encoder-decoder reads; a decoder reads none.
+    pub source: Vec<u32>,
+    /// The prompt's tokens, at least one; an encoder-decoder's are those that its answers begin with.
     pub prompt: Vec<u32>,
     /// How tokens are chosen, and when it ends.
     pub sampling: SamplingConfig,
@@ -119,6 +124,9 @@ pub enum Refused {
     /// Its prompt has no token.
     #[error("the prompt has no token")]
     Empty,
+    /// A source for a model that has no encoder.
+    #[error("the model continues prompts and has no encoder that could read a source")]
+    NoSources,
     /// A token that the model does not have.
     #[error("the prompt has the token {token}, and the model's tokens are those below {vocabulary}")]
     UnknownToken {
@@ -170,6 +178,40 @@ pub struct EngineState {
     pub preemptions: u64,
 }
 
+/// What runs requests of tokens together, whatever kind of model it has.
+pub trait TokenEngine {
+    /// The longest context: of a decoder, prompt and answer together; of an encoder-decoder, the longest answer with what it
+    /// begins with.
+    fn longest(&self) -> usize;
+
+    /// Puts a request in line.
+    ///
+    /// # Errors
+    /// [`Refused`] when it can never run, or too many wait.
+    fn submit(&mut self, request: Request) -> Result<RequestId, Refused>;
+
+    /// Forgets a request; its memory is free for the next step. One that is not known any more is no error.
+    fn cancel(&mut self, request: RequestId);
+
+    /// Ends one answer of a request, as when a stop string was found in its text; the others go on.
+    fn finish(&mut self, request: RequestId, sample: usize);
+
+    /// Whether there is nothing to do.
+    fn is_idle(&self) -> bool;
+
+    /// Whether a request waits for its turn.
+    fn is_waiting(&self, request: RequestId) -> bool;
+
+    /// What it is doing.
+    fn state(&self) -> EngineState;
+
+    /// Runs one step, and gives what came out.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the model fails. Everything that was running is then forgotten; what waits is not.
+    fn step(&mut self) -> Result<Vec<Event>, ModelError>;
+}
+
 /// Many requests at once on one decoder.
 pub struct Engine {
     model: Box<dyn Decoder>,
@@ -214,22 +256,20 @@ impl Engine {
             config,
         })
     }
+}
 
-    /// The longest context, prompt and answer together.
-    pub fn longest(&self) -> usize {
+impl TokenEngine for Engine {
+    fn longest(&self) -> usize {
         self.longest
     }
 
-    /// Puts a request in line.
-    ///
-    /// # Errors
-    /// [`Refused`] when it can never run, or too many wait.
-    pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
+    fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
         if self.waiting.len() >= self.config.max_waiting {
             return Err(Refused::Full { max: self.config.max_waiting });
         }
         let unknown = |token: &&u32| **token as usize >= self.vocabulary;
         match request.prompt.iter().find(unknown) {
+            _ if !request.source.is_empty() => return Err(Refused::NoSources),
             _ if request.prompt.is_empty() => return Err(Refused::Empty),
             Some(&token) => return Err(Refused::UnknownToken { token, vocabulary: self.vocabulary }),
             None => {}
@@ -251,8 +291,7 @@ impl Engine {
         Ok(id)
     }
 
-    /// Forgets a request; its memory is free for the next step. One that is not known any more is no error.
-    pub fn cancel(&mut self, request: RequestId) {
+    fn cancel(&mut self, request: RequestId) {
         if self.waiting.remove(request).is_none()
             && let Some(place) = self.running.iter().position(|group| group.id == request)
         {
@@ -261,8 +300,7 @@ impl Engine {
         }
     }
 
-    /// Ends one answer of a request, as when a stop string was found in its text; the others go on.
-    pub fn finish(&mut self, request: RequestId, sample: usize) {
+    fn finish(&mut self, request: RequestId, sample: usize) {
         let group = self.running.iter_mut().find(|group| group.id == request);
         let sequence = group.and_then(|group| group.sequences.iter_mut().find(|sequence| sequence.sample == sample));
         if let Some(sequence) = sequence {
@@ -272,18 +310,15 @@ impl Engine {
         self.running.retain(|group| !group.is_finished());
     }
 
-    /// Whether there is nothing to do.
-    pub fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.len() == 0
     }
 
-    /// Whether a request waits for its turn.
-    pub fn is_waiting(&self, request: RequestId) -> bool {
+    fn is_waiting(&self, request: RequestId) -> bool {
         self.waiting.has(request)
     }
 
-    /// What it is doing.
-    pub fn state(&self) -> EngineState {
+    fn state(&self) -> EngineState {
         EngineState {
             waiting: self.waiting.len(),
             running: self.running.iter().map(|group| group.sequences.len()).sum(),
@@ -292,12 +327,7 @@ impl Engine {
         }
     }
 
-    /// Runs one step: lets requests in, runs the next token of every sequence and the next piece of prompts, and gives what
-    /// came out.
-    ///
-    /// # Errors
-    /// [`ModelError`] when the model fails. Everything that was running is then forgotten; what waits is not.
-    pub fn step(&mut self) -> Result<Vec<Event>, ModelError> {
+    fn step(&mut self) -> Result<Vec<Event>, ModelError> {
         self.admit();
         let mut events = Vec::new();
         let plan = self.plan(&mut events);
@@ -316,7 +346,9 @@ impl Engine {
             }
         }
     }
+}
 
+impl Engine {
     /// Lets requests in while there is room, each with what the cache has of its beginning.
     fn admit(&mut self) {
         let mut running: usize = self.running.iter().map(Group::width).sum();
@@ -504,14 +536,14 @@ fn advance(
     right
 }
 
-/// Chooses the next tokens of all beams together; each goes on from the beam it came from.
+/// Chooses the next tokens of all beams together; each goes on from the beam it came from. Gives the places of those.
 fn advance_beams(
     group: &mut Group,
     logits: &mut [f32],
     vocabulary: usize,
     (blocks, longest): (&mut Blocks, usize),
     events: &mut Vec<Event>,
-) -> Result<(), SamplingError> {
+) -> Result<Vec<usize>, SamplingError> {
     let Group { id, request, sequences, beams } = group;
     let search = match beams {
         Some(search) => search,
@@ -524,6 +556,7 @@ fn advance_beams(
         )?),
     };
     let next = search.step(logits, None)?;
+    let parents = next.iter().map(|beam| beam.parent).collect();
     let mut following: Vec<Sequence> = Vec::with_capacity(next.len());
     for beam in next {
         if let Some(parent) = sequences.get(beam.parent) {
@@ -541,7 +574,7 @@ fn advance_beams(
     } else {
         *sequences = following;
     }
-    Ok(())
+    Ok(parents)
 }
 
 impl std::fmt::Debug for Engine {

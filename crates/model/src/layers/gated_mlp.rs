@@ -5,12 +5,14 @@ use tch::{Kind, Tensor};
 use tidemill_torch::Activation;
 
 use crate::error::ModelError;
-use crate::layers::Projection;
+use crate::layers::{PlainMlp, Projection};
 use crate::parameters::Path;
 
 /// What a decoder's layer does to each token by itself.
 #[derive(Debug)]
 pub enum FeedForward {
+    /// One for all tokens, without a gate.
+    Plain(PlainMlp),
     /// One for all tokens.
     Gated(GatedMlp),
     /// A few of many.
@@ -24,6 +26,7 @@ impl FeedForward {
     /// [`ModelError::Torch`] when libtorch refuses.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
         match self {
+            FeedForward::Plain(mlp) => mlp.forward(input),
             FeedForward::Gated(mlp) => mlp.forward(input),
             FeedForward::Experts(experts) => experts.forward(input),
         }

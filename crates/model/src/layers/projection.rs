@@ -63,8 +63,9 @@ impl Projection {
     }
 }
 
-/// The table of token vectors, `[vocabulary, width]`, which many families use a second time to score the next token.
-#[derive(Debug)]
+/// The table of token vectors, `[vocabulary, width]`, which many families use a second time to score the next token. Clones
+/// share its numbers.
+#[derive(Clone, Debug)]
 pub struct TokenTable {
     matrix: Matrix,
 }

@@ -14,7 +14,7 @@ use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::decoders;
-use crate::engine::{Engine, EngineConfig, EngineState, Event, Refused, RequestId};
+use crate::engine::{Engine, EngineConfig, EngineState, Event, Refused, RequestId, TokenEngine};
 use crate::error::ModelError;
 use crate::generation::{
     Chosen, FinishReason, Output as TextOutput, ParsedToolCall, SamplingError, TemplateError, ToolEvent, ToolParser,
@@ -143,7 +143,7 @@ pub struct Output {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Generator {
-    engine: Engine,
+    engine: Box<dyn TokenEngine>,
     preparation: Arc<Preparation>,
     active: BTreeMap<RequestId, Active>,
 }
@@ -190,7 +190,7 @@ impl Generator {
         let engine = Engine::new(model, config, options.device)?;
         let vocabulary = usize::try_from(shape.vocabulary).unwrap_or_default();
         let preparation = Arc::new(Preparation::new(&checkpoint, vocabulary, engine.longest())?);
-        Ok(Generator { engine, preparation, active: BTreeMap::new() })
+        Ok(Generator { engine: Box::new(engine), preparation, active: BTreeMap::new() })
     }
 
     /// What checks and prepares requests; for any thread.
@@ -384,6 +384,6 @@ impl Output {
 
 impl std::fmt::Debug for Generator {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Generator({:?})", self.engine)
+        write!(formatter, "Generator({:?})", self.engine.state())
     }
 }

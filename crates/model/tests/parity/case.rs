@@ -30,6 +30,11 @@ impl<Output> Search<Output> {
         let tokens = self.settings.get("eos_token_id").map(|value| serde_json::from_value(value.clone()).unwrap());
         tokens.unwrap_or_default()
     }
+
+    /// What an encoder-decoder's answers begin with.
+    pub(crate) fn start(&self) -> u32 {
+        serde_json::from_value(self.settings["decoder_start_token_id"].clone()).unwrap()
+    }
 }
 
 /// One output of a beam search.
@@ -66,6 +71,8 @@ pub(crate) struct Case {
     pub(crate) expected: Expected,
     /// The prompts; an encoder-decoder's sources.
     pub(crate) rows: Vec<Vec<u32>>,
+    /// What an encoder-decoder's decoder is given beside each.
+    pub(crate) targets: Vec<Vec<u32>>,
     /// `[tokens of all rows, vocabulary]`.
     pub(crate) logits: Option<Tensor>,
 }
@@ -75,10 +82,14 @@ impl Case {
         let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
         let expected: Expected =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-        let mut case = Case { folder: folder.to_path_buf(), expected, rows: Vec::new(), logits: None };
+        let mut case =
+            Case { folder: folder.to_path_buf(), expected, rows: Vec::new(), targets: Vec::new(), logits: None };
         if case.expected.kind != CaseKind::Tokenizer {
             let weights = Weights::open(&folder.join("expected.safetensors")).unwrap();
             case.rows = unpadded(&weights, "input_ids", "attention_mask");
+            if case.expected.kind == CaseKind::EncoderDecoder {
+                case.targets = unpadded(&weights, "decoder_input_ids", "decoder_attention_mask");
+            }
             case.logits = Some(weights.tensor("logits", Device::Cpu).unwrap());
         }
         case

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 use tidemill_model::decoders::{self, Decoder, LayerCache, SequenceStep, Step};
-use tidemill_model::engine::{Engine, EngineConfig, Event, Request, RequestId};
+use tidemill_model::encoder_decoders::{self, EncoderDecoder, TargetStep, Targets};
+use tidemill_model::engine::{EncoderDecoderEngine, Engine, EngineConfig, Event, Request, RequestId, TokenEngine};
 use tidemill_model::generation::SamplingConfig;
 use tidemill_model::{Checkpoint, Parameters};
 use tidemill_torch::Precision;
@@ -34,26 +35,43 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// An open decoder and the prompts of its case.
+/// An open model and the prompts of its case.
 pub(crate) struct Subject {
-    model: Box<dyn Decoder>,
+    model: Model,
     rows: Vec<Vec<u32>>,
+    /// What an encoder-decoder's decoder is given beside each row.
+    targets: Vec<Vec<u32>>,
     /// Tensors on disk that no layer asked for.
     pub(crate) unused: Vec<String>,
 }
 
+enum Model {
+    Decoder(Box<dyn Decoder>),
+    EncoderDecoder(Box<dyn EncoderDecoder>),
+}
+
 /// Opens the checkpoint of a case as float32.
 pub(crate) fn open(case: &Case) -> Result<Subject, Failure> {
-    if case.expected.kind != CaseKind::Decoder || !decoders::is_decoder(&case.expected.architecture) {
+    let architecture = case.expected.architecture.as_str();
+    let built = match case.expected.kind {
+        CaseKind::Decoder => decoders::is_decoder(architecture),
+        CaseKind::EncoderDecoder => encoder_decoders::is_encoder_decoder(architecture),
+        CaseKind::Tokenizer => false,
+    };
+    if !built {
         return Err(Failure::NotBuilt);
     }
     let checkpoint = Checkpoint::open(&case.folder)?;
     let parameters = Parameters::mapped(checkpoint.source()?, Device::Cpu).with_precision(Some(Precision::Float32));
-    let model = decoders::build(&parameters.root(), checkpoint.config(), LONGEST)?;
+    let (root, config) = (parameters.root(), checkpoint.config());
+    let model = match case.expected.kind {
+        CaseKind::EncoderDecoder => Model::EncoderDecoder(encoder_decoders::build(&root, config, LONGEST)?),
+        _ => Model::Decoder(decoders::build(&root, config, LONGEST)?),
+    };
     let mut unused = parameters.unused(checkpoint.source()?.as_ref());
     // GPT-2's first files hold their causal masks.
     unused.retain(|name| !name.ends_with(".attn.bias") && !name.ends_with(".attn.masked_bias"));
-    Ok(Subject { model, rows: case.rows.clone(), unused })
+    Ok(Subject { model, rows: case.rows.clone(), targets: case.targets.clone(), unused })
 }
 
 /// The tokeniser of a case, as the checkpoint gives it; cases that are tokenisers have no checkpoint around them.
@@ -70,7 +88,13 @@ pub(crate) fn export(_case: &Case, _folder: &Path) -> Result<(), Failure> {
     Err(Failure::NotBuilt)
 }
 
-impl Subject {
+/// A decoder and its prompts.
+struct Prompts<'a> {
+    model: &'a dyn Decoder,
+    rows: &'a [Vec<u32>],
+}
+
+impl Prompts<'_> {
     fn caches(&self) -> Result<Vec<LayerCache>, Failure> {
         let shape = self.model.shape();
         let blocks = (self.rows.len() * BLOCKS) as i64;
@@ -105,14 +129,14 @@ impl Subject {
     }
 
     /// Logits of every token of every row, `[tokens, vocabulary]`, all rows in one step.
-    pub(crate) fn logits(&self) -> Result<Tensor, Failure> {
+    fn logits(&self) -> Result<Tensor, Failure> {
         let ranges: Vec<_> = self.rows.iter().map(|row| (0, row.len())).collect();
         let rows: Vec<Tensor> = self.step(&self.caches()?, &ranges)?.into_iter().flatten().collect();
         Ok(Tensor::cat(&rows, 0))
     }
 
     /// The same through the cache: a third of each row at once, the rest token by token, rows of different ages together.
-    pub(crate) fn cached_logits(&self) -> Result<Tensor, Failure> {
+    fn cached_logits(&self) -> Result<Tensor, Failure> {
         let caches = self.caches()?;
         let mut done = vec![0; self.rows.len()];
         let mut found: Vec<Vec<Tensor>> = self.rows.iter().map(|_| Vec::new()).collect();
@@ -130,6 +154,49 @@ impl Subject {
         let found: Vec<Tensor> = found.into_iter().flatten().collect();
         Ok(Tensor::cat(&found, 0))
     }
+}
+
+impl Subject {
+    /// Logits of every token of every row, `[tokens, vocabulary]`, all rows in one step.
+    pub(crate) fn logits(&self) -> Result<Tensor, Failure> {
+        match &self.model {
+            Model::Decoder(model) => Prompts { model: model.as_ref(), rows: &self.rows }.logits(),
+            Model::EncoderDecoder(model) => self.written(model.as_ref(), |length| length),
+        }
+    }
+
+    /// The same through the cache: a part of each row at once, the rest token by token, rows of different ages together.
+    pub(crate) fn cached_logits(&self) -> Result<Tensor, Failure> {
+        match &self.model {
+            Model::Decoder(model) => Prompts { model: model.as_ref(), rows: &self.rows }.cached_logits(),
+            Model::EncoderDecoder(model) => self.written(model.as_ref(), |_| 1),
+        }
+    }
+
+    /// Logits of an encoder-decoder's targets after `at_once` of as many tokens as are left, sources padded together. All
+    /// targets of a batch take a step together: the shorter ones go on with their last token, which is not looked at.
+    fn written(&self, model: &dyn EncoderDecoder, at_once: impl Fn(usize) -> usize) -> Result<Tensor, Failure> {
+        let sources: Vec<&[u32]> = self.rows.iter().map(Vec::as_slice).collect();
+        let longest = self.targets.iter().map(Vec::len).max().unwrap_or_default();
+        let padded =
+            |target: &Vec<u32>| -> Vec<u32> { (0..longest).map(|i| target[i.min(target.len() - 1)]).collect() };
+        let padded: Vec<Vec<u32>> = self.targets.iter().map(padded).collect();
+        let logits = tch::no_grad(|| -> Result<Tensor, Failure> {
+            let mut targets = Targets::new(model.encode(&sources)?, &model.shape())?;
+            let (mut done, mut found) = (0, Vec::new());
+            while done < longest {
+                let each = at_once(longest - done);
+                let tokens: Vec<u32> = padded.iter().flat_map(|row| &row[done..done + each]).copied().collect();
+                let hidden = model.decode(&mut [TargetStep { targets: &mut targets, tokens: &tokens }])?;
+                found.push(model.logits(&hidden)?.view([padded.len() as i64, each as i64, -1]));
+                done += each;
+            }
+            Ok(Tensor::cat(&found, 1)) // [rows, longest, vocabulary]
+        })?;
+        let row = |(i, target): (i64, &Vec<u32>)| logits.get(i).narrow(0, 0, target.len() as i64);
+        let rows: Vec<Tensor> = (0..).zip(&self.targets).map(row).collect();
+        Ok(Tensor::cat(&rows, 0))
+    }
 
     /// The engine, for what follows.
     pub(crate) fn into_generator(self) -> Result<Generator, Failure> {
@@ -140,14 +207,20 @@ impl Subject {
             step_tokens: 16,
             ..EngineConfig::default()
         };
-        Ok(Generator { engine: Engine::new(self.model, config, Device::Cpu)?, rows: self.rows })
+        let (engine, reads): (Box<dyn TokenEngine>, _) = match self.model {
+            Model::Decoder(model) => (Box::new(Engine::new(model, config, Device::Cpu)?), false),
+            Model::EncoderDecoder(model) => (Box::new(EncoderDecoderEngine::new(model, config)?), true),
+        };
+        Ok(Generator { engine, rows: self.rows, reads })
     }
 }
 
 /// Generates for all prompts of a case together.
 pub(crate) struct Generator {
-    engine: Engine,
+    engine: Box<dyn TokenEngine>,
     rows: Vec<Vec<u32>>,
+    /// Whether rows are sources.
+    reads: bool,
 }
 
 impl Generator {
@@ -165,9 +238,14 @@ impl Generator {
         let sampling = SamplingConfig::from_generation_config(&search.settings, None)?;
         let mut outputs: BTreeMap<RequestId, Vec<Beam>> = BTreeMap::new();
         let mut requests = Vec::new();
-        for prompt in &self.rows {
+        for row in &self.rows {
+            let (source, prompt) = match self.reads {
+                true => (row.clone(), vec![search.start()]),
+                false => (Vec::new(), row.clone()),
+            };
             let request = Request {
-                prompt: prompt.clone(),
+                source,
+                prompt,
                 sampling: sampling.clone(),
                 end_tokens: search.end_tokens(),
                 ..Request::default()

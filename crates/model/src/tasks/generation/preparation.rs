@@ -218,6 +218,7 @@ impl Preparation {
         };
         let constraint = request.format.as_ref().map(|format| self.constraint(format)).transpose()?;
         let request = Request {
+            source: Vec::new(),
             prompt,
             sampling: request.sampling.clone(),
             end_tokens: self.eos.clone(),
