@@ -8,10 +8,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, TchError, Tensor};
-use tidemill_torch::decode::{
-    Activation, AttentionBatch, PagedCache, add_rms_norm, attention, gated, rms_norm, rotate, store,
-};
-use tidemill_torch::{Matrix, PackedWeight, Precision};
+use tidemill_torch::decode::{AttentionBatch, PagedCache, add_rms_norm, attention, rms_norm, rotate, store};
+use tidemill_torch::{Activation, Matrix, PackedWeight, Precision};
 
 const THREADS: i32 = 2;
 const LAYERS: usize = 30;
@@ -57,7 +55,7 @@ fn read_once(precision: Precision, bandwidth: f64) -> Result<(), TchError> {
     let rows = matrices.iter().map(inputs).collect::<Result<Vec<_>, _>>()?;
     let pass = |from: usize, to: usize| -> Result<(), TchError> {
         for (matrix, row) in matrices.iter().zip(&rows).take(to).skip(from) {
-            black_box(matrix.linear(row, None)?);
+            drop(black_box(matrix.linear(row, None)?));
         }
         Ok(())
     };
@@ -126,7 +124,7 @@ fn decode_attention(kind: Kind, sequences: i64, context: i64, bandwidth: f64) ->
     let queries = Tensor::f_randn([sequences, 9, 64], FLOAT)?;
     let seconds = time(|| {
         for (cache, batch) in &layers {
-            black_box(attention(&queries, cache, batch, 0.125, None, None)?);
+            drop(black_box(attention(&queries, cache, batch, 0.125, None, None)?));
         }
         Ok(())
     })? / layers.len() as f64;
@@ -163,14 +161,14 @@ fn small_steps() -> Result<(), TchError> {
     let (keys, values) = (Tensor::f_randn([1, 3, 64], FLOAT)?, Tensor::f_randn([1, 3, 64], FLOAT)?);
     let tiny = Matrix::from_tensor(&Tensor::f_randn([32, 32], FLOAT)?, Precision::Float32)?;
     let row = Tensor::f_randn([1, 32], FLOAT)?;
-    let mut each = |name: &str, step: &mut dyn FnMut() -> Result<(), TchError>| -> Result<(), TchError> {
+    let each = |name: &str, step: &mut dyn FnMut() -> Result<(), TchError>| -> Result<(), TchError> {
         let seconds = time(|| (0..CALLS).try_for_each(|_| step()))? / f64::from(CALLS);
         report(name, "us", seconds * 1e6, None);
         Ok(())
     };
     each("rms_norm", &mut || rms_norm(&x, &weight, 1e-5, 0.0).map(drop))?;
     each("add_rms_norm", &mut || add_rms_norm(&mut residual, &x, &weight, 1e-5, 0.0).map(drop))?;
-    each("gated", &mut || gated(&both, Activation::Silu).map(drop))?;
+    each("gated", &mut || Activation::Silu.gate(&both).map(drop))?;
     each("rotate", &mut || rotate(&mut heads, &cos, &sin, &positions, false))?;
     each("store", &mut || store(&cache, &keys, &values, &positions))?;
     each("linear 32 x 32", &mut || tiny.linear(&row, None).map(drop))
