@@ -4,7 +4,7 @@
 //! All sides use two threads, tokenise what they embed, and are measured in turn; each figure is the best of several
 //! passes. The interpreter is `TIDEMILL_BENCH_PYTHON` (default `python3`) with what `xtask/peers/embed.txt` names; it also
 //! lays the checkpoint out, unless `TIDEMILL_BENCH_CHECKPOINT` is a folder where it did. `TIDEMILL_BENCH_SECONDS` is the
-//! time for one figure. Reads `../shared/data/sst2` beside the checkout. Prints one JSON object a goal.
+//! time for one figure, `TIDEMILL_BENCH_ROUNDS` how often each side has its turn. Reads `../shared/data/sst2` beside the checkout. Prints one JSON object a goal.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -27,7 +27,6 @@ const THREADS: i32 = 2;
 /// The longest text in tokens, on every side.
 const LONGEST: usize = 512;
 const LONG_TEXTS: usize = 96;
-const ROUNDS: usize = 2;
 const CALLERS: usize = 64;
 const PRECISIONS: [(&str, Precision, f64); 2] =
     [("float32", Precision::Float32, 1.3), ("bfloat16", Precision::BFloat16, 2.2)];
@@ -69,7 +68,8 @@ fn main() {
     std::fs::write(&file, serde_json::to_vec(&texts).unwrap()).unwrap();
     let mut best = Best::default();
     let mut theirs: BTreeMap<String, Vectors> = BTreeMap::new();
-    for _ in 0..ROUNDS {
+    let rounds = std::env::var("TIDEMILL_BENCH_ROUNDS").map_or(2, |text| text.parse().unwrap());
+    for _ in 0..rounds {
         for name in ["onnxruntime", "sentence-transformers"] {
             let figures = match peer(name, &model, Some((&file, seconds))) {
                 Ok(figures) => figures,

@@ -80,10 +80,7 @@ def by_onnxruntime(out, texts, seconds):
         return session.run(None, {name: np.array(rows, dtype=np.int64) for name, rows in feed.items()})[0]
 
     def whole(texts):
-        tokenizer.no_padding()
-        lengths = [len(e.ids) for e in tokenizer.encode_batch(texts)]
-        tokenizer.enable_padding()
-        order = sorted(range(len(texts)), key=lengths.__getitem__)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # as sentence-transformers does
         vectors = np.zeros((len(texts), 384), dtype=np.float32)
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
