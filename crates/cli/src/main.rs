@@ -5,9 +5,10 @@ mod commands;
 mod exit;
 mod progress;
 mod terminal;
+mod texts;
 
 use clap::{Parser, Subcommand};
-use commands::{chat, completions, data, eval, generate, inspect, new, predict, serve, train};
+use commands::{chat, completions, data, embed, eval, generate, inspect, new, predict, serve, train};
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
 ///
@@ -37,6 +38,7 @@ Examples:
   tidemill eval run/package test.tsv --text 1 --label 2
   tidemill predict run/package 'a fine film'
   tidemill chat SmolLM2-135M-Instruct.Q4_1.gguf    talk to a checkpoint
+  tidemill embed all-MiniLM-L6-v2 texts.txt --output vectors.npy
   tidemill serve run/package --address 127.0.0.1:8080
   tidemill predict --address 127.0.0.1:8080 --model sentiment 'a fine film'
 
@@ -47,6 +49,7 @@ enum Command {
     Train(train::Arguments),
     Eval(eval::Arguments),
     Predict(predict::Arguments),
+    Embed(embed::Arguments),
     Generate(Box<generate::Arguments>),
     Chat(Box<chat::Arguments>),
     Serve(serve::Arguments),
@@ -64,6 +67,7 @@ fn main() -> std::process::ExitCode {
         Command::Train(arguments) => train::run(arguments, json),
         Command::Eval(arguments) => eval::run(arguments, json),
         Command::Predict(arguments) => predict::run(arguments, json),
+        Command::Embed(arguments) => embed::run(arguments, json),
         Command::Generate(arguments) => generate::run(*arguments, json),
         Command::Chat(arguments) => chat::run(*arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),

@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use tidemill_model::Checkpoint;
 use tidemill_model::decoders::is_decoder;
+use tidemill_model::encoders::is_encoder;
 use tidemill_model::engine::EngineConfig;
 use tidemill_model::tasks::generation::{GenerateRequest, Generator, GeneratorOptions, Input};
+use tidemill_model::tasks::{
+    Embedder, EmbeddingOptions, EncoderTask, Reranker, SequenceClassifier, TaskError, TaskOptions, TokenClassifier,
+};
 use tidemill_torch::Precision;
 
+use crate::batch;
 use crate::config::{CheckpointPrecision, ServerConfig};
+use crate::encoder;
 use crate::error::ServeError;
 use crate::generation::{self, OpenedGenerator, SamplingConfig};
 use crate::metrics::Metrics;
-use crate::model::ModelInfo;
+use crate::model::{Model, ModelInfo};
 use crate::model_path::ModelPath;
 use crate::thread::Loading;
 
@@ -28,8 +34,57 @@ pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics
         let (options, threads) = (options(config), config.threads.unwrap_or(1));
         return generation::spawn(path.label(), config, metrics, move || open_generator(&path, &options, threads));
     }
+    if is_encoder(model_type) {
+        return start_encoder(path, checkpoint, config, metrics);
+    }
     let reason = format!("no model of the type {model_type:?} is served");
     Err(ServeError::Open { path: path.path, reason })
+}
+
+/// By the task that it was trained for. Opened on the thread that will own it: libtorch and OpenMP keep the number of
+/// threads for each calling thread.
+fn start_encoder(
+    path: ModelPath,
+    checkpoint: Checkpoint,
+    config: &ServerConfig,
+    metrics: Arc<Metrics>,
+) -> Result<Loading, ServeError> {
+    let precision = config.precision.map(precision);
+    let options = TaskOptions::for_checkpoint(&checkpoint, precision).map_err(|error| fail(&path, &error))?;
+    let (label, threads) = (path.label(), config.threads.unwrap_or(1));
+    let info = move |labels: Vec<String>| ModelInfo { name: path.label(), version: VERSION.to_owned(), labels };
+    let place = checkpoint.path().to_path_buf();
+    let failed = move |error: TaskError| ServeError::Open { path: place, reason: error.to_string() };
+    match EncoderTask::of(&checkpoint) {
+        EncoderTask::Embedding => batch::spawn(label, config, metrics, Model::Embedder, move || {
+            tidemill_torch::set_threads(threads);
+            let options = EmbeddingOptions { model: options, ..EmbeddingOptions::default() };
+            let opened = Embedder::from_checkpoint(&checkpoint, &options).and_then(encoder::embedder);
+            Ok((info(Vec::new()), opened.map_err(failed)?))
+        }),
+        EncoderTask::Reranking => batch::spawn(label, config, metrics, Model::Reranker, move || {
+            tidemill_torch::set_threads(threads);
+            let opened = Reranker::from_checkpoint(&checkpoint, &options).and_then(encoder::reranker);
+            Ok((info(Vec::new()), opened.map_err(failed)?))
+        }),
+        EncoderTask::SequenceClassification => batch::spawn(label, config, metrics, Model::Classifier, move || {
+            tidemill_torch::set_threads(threads);
+            let classifier = SequenceClassifier::from_checkpoint(&checkpoint, &options).map_err(failed.clone())?;
+            let labels = classifier.labels().to_vec();
+            Ok((info(labels), encoder::classifier(classifier).map_err(failed)?))
+        }),
+        EncoderTask::TokenClassification => batch::spawn(label, config, metrics, Model::Entities, move || {
+            tidemill_torch::set_threads(threads);
+            let tagger = TokenClassifier::from_checkpoint(&checkpoint, &options).map_err(failed.clone())?;
+            let kinds = tagger.kinds();
+            Ok((info(kinds), encoder::entities(tagger).map_err(failed)?))
+        }),
+        EncoderTask::QuestionAnswering => {
+            let reason = "it answers questions out of documents, and no service here asks any; open it with \
+                          tidemill_model::tasks::QuestionAnswerer";
+            Err(ServeError::Open { path: checkpoint.path().to_path_buf(), reason: reason.to_owned() })
+        }
+    }
 }
 
 fn options(config: &ServerConfig) -> GeneratorOptions {

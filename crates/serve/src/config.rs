@@ -36,13 +36,13 @@ pub struct ServerConfig {
     /// the next batch forms by itself, so that waiting rarely pays. Default: 0.
     #[serde(with = "duration")]
     pub max_delay: Duration,
-    /// Most tokens that an encoder is given at once, padding not counted. Default: 16,384.
+    /// Most tokens that an encoder is given at once. Default: 16,384.
     pub max_batch_tokens: usize,
     /// Most texts that may wait for one model; beyond it requests are refused at once. At least `max_texts`.
     /// Default: 4,096.
     pub max_queue: usize,
 
-    /// The precision of checkpoints' matrices. Default (absent): as they are stored.
+    /// The precision of checkpoints' matrices; encoders take float32 or bfloat16. Default (absent): as they are stored.
     pub precision: Option<CheckpointPrecision>,
     /// The longest context of a model that generates, prompt and answer together, in tokens. Default (absent): the
     /// checkpoint's own, up to 8,192.

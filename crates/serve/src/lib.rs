@@ -26,6 +26,7 @@ mod checkpoint;
 mod classifier;
 mod config;
 mod connections;
+mod encoder;
 mod error;
 pub mod generation;
 mod http;

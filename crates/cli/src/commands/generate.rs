@@ -10,7 +10,7 @@ use tidemill_model::generation::{ConstraintSpec, SamplingConfig};
 use tidemill_model::tasks::generation::{GenerateRequest, Generator, GeneratorOptions, Input, Output, Usage};
 use tidemill_torch::Precision;
 
-use crate::commands::print_json;
+use crate::commands::{print_json, use_threads};
 use crate::exit::Internal;
 
 /// Let a checkpoint go on with a text
@@ -70,8 +70,7 @@ enum PrecisionArgument {
 impl ModelArguments {
     /// Opens the checkpoint.
     pub(crate) fn open(&self) -> anyhow::Result<Generator> {
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as i32);
-        tidemill_torch::set_threads(self.threads.unwrap_or(threads));
+        use_threads(self.threads);
         let precision = self.precision.map(|precision| match precision {
             PrecisionArgument::Float32 => Precision::Float32,
             PrecisionArgument::Bfloat16 => Precision::BFloat16,

@@ -1,11 +1,13 @@
 //! `tidemill predict`: texts in from arguments, a file or standard input; labels and probabilities out, from a package
 //! on disk or from a server by gRPC. Both ways print the same.
 
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use tidemill_model::{Pipeline, PipelineOptions};
+
+use crate::texts::lines;
 
 /// Ask a package, or a server, for the labels of texts
 ///
@@ -56,9 +58,6 @@ enum Format {
 
 /// Texts asked at once: enough to fill batches, few enough to print as the input goes on.
 const CHUNK: usize = 256;
-
-/// The longest line that is read as one text, in bytes.
-const LONGEST_LINE: u64 = 1 << 20;
 
 pub(crate) fn run(mut arguments: Arguments, json: bool) -> anyhow::Result<()> {
     let format = if json { Format::Json } else { arguments.format };
@@ -168,33 +167,6 @@ fn texts(arguments: Arguments) -> anyhow::Result<Box<dyn Iterator<Item = anyhow:
     Ok(Box::new(lines(std::io::stdin().lock(), "standard input".into())))
 }
 
-fn lines(mut reader: impl BufRead, name: String) -> impl Iterator<Item = anyhow::Result<String>> {
-    let mut number = 0_u64;
-    std::iter::from_fn(move || {
-        number += 1;
-        let mut bytes = Vec::new();
-        let limited = &mut std::io::Read::take(&mut reader, LONGEST_LINE + 1);
-        match limited.read_until(b'\n', &mut bytes) {
-            Ok(0) => return None,
-            Ok(n) if n as u64 > LONGEST_LINE => {
-                return Some(Err(anyhow::anyhow!("{name}, line {number}: longer than {LONGEST_LINE} bytes")));
-            }
-            Ok(_) => {}
-            Err(error) => return Some(Err(error).with_context(|| format!("{name}, line {number}"))),
-        }
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        }
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        Some(String::from_utf8(bytes).map_err(|e| {
-            let column = e.utf8_error().valid_up_to() + 1;
-            anyhow::anyhow!("{name}, line {number}, byte {column}: not UTF-8")
-        }))
-    })
-}
-
 struct Printer<W: Write> {
     format: Format,
     out: W,
@@ -254,13 +226,5 @@ mod tests {
     fn fields_are_quoted_only_where_they_must_be() {
         assert_eq!(quoted("plain text"), "plain text");
         assert_eq!(quoted("a \"fine\", film"), "\"a \"\"fine\"\", film\"");
-    }
-
-    #[test]
-    fn a_line_that_is_not_utf8_is_named() {
-        let texts: Vec<_> = lines(&b"fine\r\nb\xffd\n"[..], "reviews.txt".into()).collect();
-        assert_eq!(texts[0].as_ref().ok().map(String::as_str), Some("fine"));
-        let error = texts[1].as_ref().map_err(|e| e.to_string());
-        assert_eq!(error.err().as_deref(), Some("reviews.txt, line 2, byte 2: not UTF-8"));
     }
 }

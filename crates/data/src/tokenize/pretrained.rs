@@ -165,6 +165,25 @@ impl PretrainedTokenizer {
         windows.map(|window| self.finish(question.clone(), Some(window))).collect()
     }
 
+    /// Tokens of a text that was cut up elsewhere, with the special ones around them; `max_length` at most.
+    ///
+    /// # Errors
+    /// [`TokenizeError::Unusable`] where `max_length` leaves no room, or the special tokens are not simply one list before
+    /// every text and one after.
+    pub fn framed(&self, tokens: &[u32], max_length: usize) -> Result<Vec<u32>, TokenizeError> {
+        let room = self.check_room(max_length, false)?;
+        let (before, after) = self
+            .subword
+            .frame()
+            .ok_or_else(|| self.failed("its special tokens depend on the text; give the text instead of its tokens"))?;
+        let excess = tokens.len().saturating_sub(room);
+        let kept = match self.direction {
+            TruncationDirection::Left => tokens.get(excess..),
+            TruncationDirection::Right => tokens.get(..tokens.len() - excess),
+        };
+        Ok([before, kept.unwrap_or_default(), after].concat())
+    }
+
     /// The text of tokens, without the special ones.
     ///
     /// # Errors
@@ -319,6 +338,16 @@ mod tests {
         }
         assert!(tokenizer.encode("a", Some("b"), 3).is_err());
         assert_eq!(tokenizer.ids(&[] as &[&str], 8).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn tokens_that_come_as_such_are_framed() {
+        let right = tokenizer(|_| ());
+        assert_eq!(right.framed(&[4, 5, 6], 100).unwrap(), [1, 4, 5, 6, 2]);
+        assert_eq!(right.framed(&[4, 5, 6], 4).unwrap(), [1, 4, 5, 2]);
+        assert!(right.framed(&[4], 2).is_err());
+        let left = tokenizer(|json| json["truncation"]["direction"] = json!("Left"));
+        assert_eq!(left.framed(&[4, 5, 6], 4).unwrap(), [1, 5, 6, 2]);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 use tidemill_torch::Activation;
 use tidemill_torch::encode::{self, Pooling};
 
 use super::text_model::{TextModel, check_finite, rows_of};
-use super::{TaskError, TaskOptions};
+use super::{TaskError, TaskOptions, TextPreparation, TooLong};
 use crate::checkpoint::{self, Checkpoint, SentenceModule, SentenceModuleKind, SentenceTransformer};
 use crate::layers::flat::{FusedLinear, TokenRow};
 use crate::parameters::Parameters;
@@ -56,8 +57,53 @@ pub struct Embedder {
     /// What follows on pooling.
     layers: Vec<FusedLinear>,
     normalised: bool,
-    about: SentenceTransformer,
+    preparation: Arc<EmbeddingPreparation>,
     dimension: usize,
+}
+
+/// From texts to the ids that an [`Embedder`] reads, with the checkpoint's prompts and letter case; on any thread.
+#[derive(Debug)]
+pub struct EmbeddingPreparation {
+    texts: Arc<TextPreparation>,
+    about: SentenceTransformer,
+}
+
+impl EmbeddingPreparation {
+    /// The ids of a text, with the checkpoint's usual prompt if it has one.
+    ///
+    /// # Errors
+    /// As [`TextPreparation::ids`], and when the usual prompt is not one of the prompts.
+    pub fn ids(&self, text: &str, too_long: TooLong) -> Result<Vec<u32>, TaskError> {
+        self.texts.ids(&self.dressed(text, self.prompt(None)?), too_long)
+    }
+
+    /// The ids of a text that comes as tokens, without special ones and without a prompt.
+    ///
+    /// # Errors
+    /// As [`TextPreparation::framed`].
+    pub fn framed(&self, tokens: &[u32], too_long: TooLong) -> Result<Vec<u32>, TaskError> {
+        self.texts.framed(tokens, too_long)
+    }
+
+    /// The prompt of this name, or the usual one.
+    fn prompt(&self, name: Option<&str>) -> Result<&str, TaskError> {
+        let Some(name) = name.or(self.about.default_prompt_name.as_deref()) else { return Ok("") };
+        self.about.prompts.get(name).map(String::as_str).ok_or_else(|| {
+            let names: Vec<&str> = self.about.prompts.keys().map(String::as_str).collect();
+            let nearest = tidemill_data::nearest(name, names.iter().copied());
+            let nearest = nearest.map(|nearest| format!("; did you mean \"{nearest}\"?")).unwrap_or_default();
+            TaskError::Input(format!("there is no prompt \"{name}\"{nearest} (there are: {})", names.join(", ")))
+        })
+    }
+
+    /// As the library hands it to the tokeniser: behind the prompt, without white space around it.
+    fn dressed<'a>(&self, text: &'a str, prompt: &str) -> Cow<'a, str> {
+        let trimmed = match prompt {
+            "" => Cow::Borrowed(text.trim()),
+            prompt => Cow::Owned(format!("{prompt}{text}").trim().to_string()),
+        };
+        if self.about.do_lower_case { Cow::Owned(trimmed.to_lowercase()) } else { trimmed }
+    }
 }
 
 impl Embedder {
@@ -115,7 +161,8 @@ impl Embedder {
             poolings.push(Pooling::Mean);
         }
         let normalised = options.normalised.unwrap_or(normalised);
-        Ok(Embedder { model, poolings, layers, normalised, about, dimension })
+        let preparation = Arc::new(EmbeddingPreparation { texts: Arc::clone(&model.preparation), about });
+        Ok(Embedder { model, poolings, layers, normalised, preparation, dimension })
     }
 
     /// Numbers in a vector.
@@ -130,12 +177,17 @@ impl Embedder {
 
     /// Tokens that are kept of a text, special ones included.
     pub fn max_length(&self) -> usize {
-        self.model.max_length
+        self.model.preparation.max_length()
+    }
+
+    /// What makes ids of texts; for any thread.
+    pub fn preparation(&self) -> Arc<EmbeddingPreparation> {
+        Arc::clone(&self.preparation)
     }
 
     /// The names of the prompts that the checkpoint has: "query", "passage".
     pub fn prompts(&self) -> impl Iterator<Item = &str> {
-        self.about.prompts.keys().map(String::as_str)
+        self.preparation.about.prompts.keys().map(String::as_str)
     }
 
     /// One vector a text, in the order given, with the checkpoint's usual prompt if it has one. Texts that are too long
@@ -144,10 +196,7 @@ impl Embedder {
     /// # Errors
     /// [`TaskError`]; the embedder stays usable.
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, TaskError> {
-        match &self.about.default_prompt_name {
-            Some(name) => self.embed_with_prompt(texts, name),
-            None => self.embed_as_they_are(texts),
-        }
+        self.embed_behind(texts, self.preparation.prompt(None)?)
     }
 
     /// As [`Embedder::embed`], with the prompt of this name.
@@ -155,32 +204,26 @@ impl Embedder {
     /// # Errors
     /// [`TaskError::Input`] when there is none of this name.
     pub fn embed_with_prompt(&self, texts: &[&str], prompt: &str) -> Result<Vec<Vec<f32>>, TaskError> {
-        let found = self.about.prompts.get(prompt).ok_or_else(|| {
-            let names: Vec<&str> = self.prompts().collect();
-            let nearest = tidemill_data::nearest(prompt, names.iter().copied());
-            let nearest = nearest.map(|nearest| format!("; did you mean \"{nearest}\"?")).unwrap_or_default();
-            TaskError::Input(format!("there is no prompt \"{prompt}\"{nearest} (there are: {})", names.join(", ")))
-        })?;
-        if found.is_empty() {
-            return self.embed_as_they_are(texts);
-        }
-        let prompted: Vec<String> = texts.iter().map(|text| format!("{found}{text}")).collect();
-        let prompted: Vec<&str> = prompted.iter().map(String::as_str).collect();
-        self.embed_as_they_are(&prompted)
+        self.embed_behind(texts, self.preparation.prompt(Some(prompt))?)
     }
 
-    fn embed_as_they_are(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, TaskError> {
-        let lower: Vec<Cow<'_, str>> = match self.about.do_lower_case {
-            true => texts.iter().map(|text| Cow::Owned(text.to_lowercase())).collect(),
-            false => texts.iter().map(|text| Cow::Borrowed(*text)).collect(),
-        };
-        let ids = self.model.tokenizer.ids(&lower, self.model.max_length)?;
-        let rows: Vec<TokenRow<'_>> = ids.iter().map(TokenRow::of).collect();
-        let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
+    fn embed_behind(&self, texts: &[&str], prompt: &str) -> Result<Vec<Vec<f32>>, TaskError> {
+        let dressed: Vec<Cow<'_, str>> = texts.iter().map(|text| self.preparation.dressed(text, prompt)).collect();
+        let ids = self.model.preparation.tokenizer.ids(&dressed, self.max_length())?;
+        self.embed_ids(&ids.iter().collect::<Vec<_>>())
+    }
+
+    /// One vector for each list of ids, special ones included, as [`Embedder::preparation`] makes them.
+    ///
+    /// # Errors
+    /// [`TaskError`]; the embedder stays usable.
+    pub fn embed_ids(&self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>, TaskError> {
+        let rows: Vec<TokenRow<'_>> = ids.iter().map(|ids| TokenRow::of(ids)).collect();
+        let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); ids.len()];
         self.model.each_pass(&rows, |pass| {
             let pooled = self.pool(pass.hidden, pass.batch.bounds())?;
             for (&text, vector) in pass.texts.iter().zip(rows_of(&pooled)?) {
-                check_finite(&vector, text, texts.len())?;
+                check_finite(&vector, text, ids.len())?;
                 if let Some(place) = vectors.get_mut(text) {
                     *place = vector;
                 }

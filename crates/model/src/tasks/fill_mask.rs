@@ -55,7 +55,7 @@ impl MaskFiller {
     /// As [`MaskFiller::open`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: &TaskOptions) -> Result<MaskFiller, TaskError> {
         let model = TextModel::open(checkpoint, Some(HeadKind::MaskedLanguageModel), options)?;
-        let mask = model.mask.clone().ok_or_else(|| {
+        let mask = checkpoint.special_tokens().mask.clone().ok_or_else(|| {
             TaskError::Input(format!(
                 "{}: no file says which token stands for a gap; tokenizer_config.json should have \"mask_token\"",
                 checkpoint.path().display()
@@ -75,10 +75,10 @@ impl MaskFiller {
     /// [`TaskError::Input`] for a text without a gap (also when it is so long that the gap was cut off).
     pub fn fill(&self, texts: &[&str], top: usize) -> Result<Vec<Vec<Vec<Filling>>>, TaskError> {
         let inputs: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (*text, None)).collect();
-        let encoded = self.model.tokenizer.encode_many(&inputs, self.model.max_length)?;
+        let encoded = self.model.encode_many(&inputs)?;
         for (index, text) in encoded.iter().enumerate() {
             if !text.ids.contains(&self.mask.id) {
-                let (mask, count, longest) = (self.mask(), texts.len(), self.model.max_length);
+                let (mask, count, longest) = (self.mask(), texts.len(), self.model.preparation.max_length());
                 let problem = format!("text {index} of {count} has no {mask} among its first {longest} tokens");
                 return Err(TaskError::Input(problem));
             }
@@ -118,9 +118,10 @@ impl MaskFiller {
         ranked.truncate(top);
         let filling = |(id, score): (usize, f32)| {
             let id = u32::try_from(id).unwrap_or_default();
-            let token = self.model.tokenizer.decode(&[id])?;
+            let token = self.model.preparation.tokenizer.decode(&[id])?;
             // A special token has no text of its own, but its name.
-            let token = if token.is_empty() { self.model.tokenizer.token(id).unwrap_or_default() } else { token };
+            let token =
+                if token.is_empty() { self.model.preparation.tokenizer.token(id).unwrap_or_default() } else { token };
             Ok(Filling { text: filled(text, self.mask(), gap, token.trim()), id, token, score })
         };
         ranked.into_iter().map(filling).collect()

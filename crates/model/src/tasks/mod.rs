@@ -8,20 +8,25 @@ pub mod generation;
 mod question_answering;
 mod reranking;
 mod sequence_classification;
+mod task;
 mod text_model;
+mod text_preparation;
 mod token_classification;
 
 use tch::{Device, Kind};
 use tidemill_data::TokenizeError;
+use tidemill_torch::Precision;
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::error::{ModelError, WeightsError};
 
-pub use embedding::{Embedder, EmbeddingOptions, EmbeddingPooling};
+pub use embedding::{Embedder, EmbeddingOptions, EmbeddingPooling, EmbeddingPreparation};
 pub use fill_mask::{Filling, MaskFiller};
 pub use question_answering::{Answer, AnswerOptions, Question, QuestionAnswerer};
 pub use reranking::{RankedDocument, Reranker};
 pub use sequence_classification::{LabelScores, Scoring, SequenceClassifier};
+pub use task::EncoderTask;
+pub use text_preparation::{TextPreparation, TooLong};
 pub use token_classification::{Aggregation, Entity, TokenClassifier};
 
 /// How a checkpoint is opened for a task.
@@ -46,6 +51,28 @@ impl Default for TaskOptions {
 }
 
 impl TaskOptions {
+    /// The default in the precision that was asked for, else in the one that the checkpoint's weights are stored in;
+    /// float16 is widened.
+    ///
+    /// # Errors
+    /// [`TaskError`] when it is neither float32 nor bfloat16, or the weights cannot be opened.
+    pub fn for_checkpoint(checkpoint: &Checkpoint, precision: Option<Precision>) -> Result<TaskOptions, TaskError> {
+        let kind = match precision {
+            Some(Precision::Float32) => Kind::Float,
+            Some(Precision::BFloat16) => Kind::BFloat16,
+            Some(other) => {
+                let problem = format!("an encoder runs in float32 or bfloat16, not in {other:?}");
+                return Err(TaskError::Input(problem));
+            }
+            None => {
+                let source = checkpoint.source()?;
+                let all_bfloat = source.names().iter().all(|name| source.kind(name) == Some(Kind::BFloat16));
+                if all_bfloat { Kind::BFloat16 } else { Kind::Float }
+            }
+        };
+        Ok(TaskOptions { kind, ..TaskOptions::default() })
+    }
+
     /// The default in bfloat16.
     pub fn bfloat16() -> TaskOptions {
         TaskOptions { kind: Kind::BFloat16, ..TaskOptions::default() }

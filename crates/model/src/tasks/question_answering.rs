@@ -91,15 +91,15 @@ impl QuestionAnswerer {
     /// # Errors
     /// [`TaskError`]; a question that leaves no room for a window of its document is one.
     pub fn answer(&self, questions: &[Question<'_>], options: &AnswerOptions) -> Result<Vec<Vec<Answer>>, TaskError> {
-        let window = options.window.min(self.model.max_length);
+        let window = options.window.min(self.model.preparation.max_length());
         let stride = options.stride.min(window / 2);
         let (mut windows, mut owners) = (Vec::new(), Vec::new());
         for (owner, Question { question, document }) in questions.iter().enumerate() {
-            let of_question = self.model.tokenizer.windows(question, document, window, stride)?;
+            let of_question = self.model.preparation.tokenizer.windows(question, document, window, stride)?;
             owners.extend(of_question.iter().map(|_| owner));
             windows.extend(of_question);
         }
-        let scores = self.model.scores_by_text(&windows)?;
+        let scores = self.model.scores_by_text(&windows.iter().collect::<Vec<_>>())?;
         let mut found: Vec<Found> = questions.iter().map(|_| Found::default()).collect();
         for ((owner, window), scores) in owners.iter().zip(&windows).zip(&scores) {
             if let Some(found) = found.get_mut(*owner) {

@@ -1,8 +1,11 @@
 //! Documents by how well each answers a query: a cross-encoder reads both together.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{SequenceClassifier, TaskError, TaskOptions, sigmoid};
+use tidemill_data::EncodedText;
+
+use super::{SequenceClassifier, TaskError, TaskOptions, TextPreparation, sigmoid};
 use crate::checkpoint::Checkpoint;
 
 /// A document's place in the order.
@@ -60,5 +63,19 @@ impl Reranker {
         let mut ranked: Vec<RankedDocument> = ranked.collect();
         ranked.sort_by(|a, b| b.logit.total_cmp(&a.logit));
         Ok(ranked)
+    }
+
+    /// What makes tokens of a query and a document; for any thread.
+    pub fn preparation(&self) -> Arc<TextPreparation> {
+        self.classifier.preparation()
+    }
+
+    /// The model's number for each pair that [`Reranker::preparation`] has made tokens of.
+    ///
+    /// # Errors
+    /// [`TaskError`]; the reranker stays usable.
+    pub fn logits(&self, pairs: &[&EncodedText]) -> Result<Vec<f32>, TaskError> {
+        let answers = self.classifier.classify_encoded(pairs)?;
+        Ok(answers.iter().map(|answer| answer.logits.first().copied().unwrap_or_default()).collect())
     }
 }

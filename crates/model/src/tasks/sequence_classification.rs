@@ -1,11 +1,13 @@
 //! A label for a text, or for a pair of them: sentiment, topic, entailment.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
+use tidemill_data::EncodedText;
 
 use super::text_model::TextModel;
-use super::{TaskError, TaskOptions, largest, sigmoid, softmax};
+use super::{TaskError, TaskOptions, TextPreparation, largest, sigmoid, softmax};
 use crate::checkpoint::Checkpoint;
 use crate::encoders::HeadKind;
 
@@ -116,10 +118,23 @@ impl SequenceClassifier {
         self.run(&inputs)
     }
 
-    fn run(&self, inputs: &[(&str, Option<&str>)]) -> Result<Vec<LabelScores>, TaskError> {
-        let encoded = self.model.tokenizer.encode_many(inputs, self.model.max_length)?;
-        let logits = self.model.scores_by_text(&encoded)?;
+    /// What makes tokens of texts and pairs; for any thread.
+    pub fn preparation(&self) -> Arc<TextPreparation> {
+        Arc::clone(&self.model.preparation)
+    }
+
+    /// One answer for each text or pair that [`SequenceClassifier::preparation`] has made tokens of.
+    ///
+    /// # Errors
+    /// [`TaskError`]; the classifier stays usable.
+    pub fn classify_encoded(&self, texts: &[&EncodedText]) -> Result<Vec<LabelScores>, TaskError> {
+        let logits = self.model.scores_by_text(texts)?;
         Ok(logits.into_iter().map(|rows| self.scored(rows.into_iter().next().unwrap_or_default())).collect())
+    }
+
+    fn run(&self, inputs: &[(&str, Option<&str>)]) -> Result<Vec<LabelScores>, TaskError> {
+        let encoded = self.model.encode_many(inputs)?;
+        self.classify_encoded(&encoded.iter().collect::<Vec<_>>())
     }
 
     fn scored(&self, logits: Vec<f32>) -> LabelScores {

@@ -1,23 +1,21 @@
-//! What all tasks share: a checkpoint's tokeniser, encoder and head, and running many texts through them in passes of a
-//! bounded number of tokens.
+//! What all tasks share: a checkpoint's encoder and head, and running many texts through them in passes of a bounded
+//! number of tokens.
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
-use tidemill_data::{EncodedText, PretrainedTokenizer};
+use tidemill_data::EncodedText;
 
-use super::{TaskError, TaskOptions};
-use crate::checkpoint::{Checkpoint, SpecialToken};
+use super::{TaskError, TaskOptions, TextPreparation};
+use crate::checkpoint::Checkpoint;
 use crate::encoders::{EncoderModel, HeadKind, labels};
 use crate::error::ModelError;
 use crate::layers::flat::{FlatBatch, TokenRow};
 
 pub(super) struct TextModel {
-    pub(super) tokenizer: PretrainedTokenizer,
+    pub(super) preparation: Arc<TextPreparation>,
     pub(super) model: EncoderModel,
-    /// Tokens that are kept of a text.
-    pub(super) max_length: usize,
-    /// The token that stands for a word to be guessed.
-    pub(super) mask: Option<SpecialToken>,
     config: Map<String, Value>,
     tokens_a_pass: usize,
 }
@@ -38,26 +36,14 @@ impl TextModel {
         options: &TaskOptions,
     ) -> Result<TextModel, TaskError> {
         let config = checkpoint.config();
-        let origin = checkpoint.path().join("tokenizer.json").display().to_string();
-        let tokenizer = PretrainedTokenizer::load(&checkpoint.tokenizer_json()?, &origin)?;
         let model = EncoderModel::open(checkpoint.source()?, config, head, options.device, options.kind)?;
-        let (ids, rows) = (tokenizer.vocabulary() as i64, model.shape().vocabulary);
-        if ids > rows {
-            let path = checkpoint.path().display();
-            return Err(TaskError::Input(format!(
-                "{path}: the tokeniser gives ids up to {}, and the model has vectors for {rows}; they do not belong together",
-                ids - 1
-            )));
-        }
-        let stated = checkpoint.sentence_transformer().and_then(|about| about.max_seq_length);
-        let stated = options.max_length.or(stated).or(checkpoint.model_max_length());
-        let longest = usize::try_from(model.shape().longest).unwrap_or(1);
+        let size = |size: i64| usize::try_from(size).unwrap_or_default();
+        let (longest, vocabulary) = (size(model.shape().longest), size(model.shape().vocabulary));
+        let preparation = TextPreparation::open(checkpoint, options.max_length, longest, vocabulary)?;
         Ok(TextModel {
-            max_length: stated.map_or(longest, |stated| stated.min(longest)),
-            mask: checkpoint.special_tokens().mask.clone(),
+            preparation: Arc::new(preparation),
             config: config.clone(),
             tokens_a_pass: options.tokens_a_pass.max(1),
-            tokenizer,
             model,
         })
     }
@@ -68,6 +54,11 @@ impl TextModel {
 
     pub(super) fn labels(&self) -> Vec<String> {
         labels(&self.config)
+    }
+
+    /// Many texts or pairs, on all threads of the current rayon pool. What is too long is cut.
+    pub(super) fn encode_many(&self, texts: &[(&str, Option<&str>)]) -> Result<Vec<EncodedText>, TaskError> {
+        Ok(self.preparation.tokenizer.encode_many(texts, self.preparation.max_length())?)
     }
 
     /// Runs all rows through the encoder, those of like length together.
@@ -87,8 +78,8 @@ impl TextModel {
     }
 
     /// The head's scores of texts that are encoded with their offsets: one list a text of one list a row.
-    pub(super) fn scores_by_text(&self, texts: &[EncodedText]) -> Result<Vec<Vec<Vec<f32>>>, TaskError> {
-        let rows: Vec<TokenRow<'_>> = texts.iter().map(row_of).collect();
+    pub(super) fn scores_by_text(&self, texts: &[&EncodedText]) -> Result<Vec<Vec<Vec<f32>>>, TaskError> {
+        let rows: Vec<TokenRow<'_>> = texts.iter().map(|text| row_of(text)).collect();
         let mut all = vec![Vec::new(); texts.len()];
         self.each_pass(&rows, |pass| {
             let scores = self.model.scores(pass.hidden, pass.batch)?;

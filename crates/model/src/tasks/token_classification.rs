@@ -1,11 +1,12 @@
 //! A label for every token of a text, and the entities that tokens make up: names, places, parts of speech.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tidemill_data::EncodedText;
 
 use super::text_model::TextModel;
-use super::{TaskError, TaskOptions, largest, softmax};
+use super::{TaskError, TaskOptions, TextPreparation, largest, softmax};
 use crate::checkpoint::Checkpoint;
 use crate::encoders::HeadKind;
 
@@ -84,9 +85,37 @@ impl TokenClassifier {
     /// [`TaskError`]; the classifier stays usable.
     pub fn entities(&self, texts: &[&str], aggregation: Aggregation) -> Result<Vec<Vec<Entity>>, TaskError> {
         let inputs: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (*text, None)).collect();
-        let encoded = self.model.tokenizer.encode_many(&inputs, self.model.max_length)?;
-        let scores = self.model.scores_by_text(&encoded)?;
-        let all = texts.iter().zip(&encoded).zip(scores);
+        let encoded = self.model.encode_many(&inputs)?;
+        self.entities_of(&texts.iter().copied().zip(&encoded).collect::<Vec<_>>(), aggregation)
+    }
+
+    /// The kinds of entities that it finds, without `B-` and `I-`, in the order of the labels.
+    pub fn kinds(&self) -> Vec<String> {
+        let mut kinds: Vec<String> = Vec::new();
+        for kind in self.labels.iter().map(|label| parted(label).1).filter(|kind| *kind != OUTSIDE) {
+            if kinds.iter().all(|known| known != kind) {
+                kinds.push(kind.to_string());
+            }
+        }
+        kinds
+    }
+
+    /// What makes tokens of texts; for any thread.
+    pub fn preparation(&self) -> Arc<TextPreparation> {
+        Arc::clone(&self.model.preparation)
+    }
+
+    /// As [`TokenClassifier::entities`], for texts that [`TokenClassifier::preparation`] has made tokens of.
+    ///
+    /// # Errors
+    /// [`TaskError`]; the classifier stays usable.
+    pub fn entities_of(
+        &self,
+        texts: &[(&str, &EncodedText)],
+        aggregation: Aggregation,
+    ) -> Result<Vec<Vec<Entity>>, TaskError> {
+        let scores = self.model.scores_by_text(&texts.iter().map(|(_, encoded)| *encoded).collect::<Vec<_>>())?;
+        let all = texts.iter().zip(scores);
         Ok(all.map(|((text, encoded), scores)| self.of_text(text, encoded, scores, aggregation)).collect())
     }
 
