@@ -60,6 +60,7 @@ pub struct Checkpoint {
     contents: Contents,
     config: Map<String, Value>,
     generation_config: Option<Map<String, Value>>,
+    tokenizer_config: Option<Map<String, Value>>,
     chat_templates: BTreeMap<String, String>,
     special_tokens: SpecialTokens,
     model_max_length: Option<usize>,
@@ -139,6 +140,11 @@ impl Checkpoint {
     /// How the model's authors generate with it: `generation_config.json`.
     pub fn generation_config(&self) -> Option<&Map<String, Value>> {
         self.generation_config.as_ref()
+    }
+
+    /// What `transformers` knows of the tokeniser beside its own file: `tokenizer_config.json`.
+    pub fn tokenizer_config(&self) -> Option<&Map<String, Value>> {
+        self.tokenizer_config.as_ref()
     }
 
     /// The chat template, as Jinja.
@@ -255,6 +261,7 @@ fn open_gguf(path: &Path, file: &Path) -> Result<Checkpoint, CheckpointError> {
     Ok(Checkpoint {
         path: path.to_path_buf(),
         generation_config: gguf::generation_config(&gguf),
+        tokenizer_config: None,
         chat_templates: gguf.chat_templates()?,
         special_tokens: gguf::special_tokens(&gguf)?,
         model_max_length: longest(&config),
@@ -294,6 +301,7 @@ fn open_folder(path: &Path) -> Result<Checkpoint, CheckpointError> {
         contents: Contents::Folder(weights),
         config,
         generation_config,
+        tokenizer_config,
         special_tokens,
     })
 }
