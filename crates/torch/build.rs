@@ -1,8 +1,21 @@
 //! Compiles the shim against the libtorch that `torch-sys` found, and tells dependents where its libraries are.
 use std::path::PathBuf;
 
-const SOURCES: [&str; 9] =
-    ["attention", "decode", "fused", "linear", "matrix", "panels", "product", "recurrent", "text"];
+const SOURCES: [&str; 13] = [
+    "attention",
+    "decode",
+    "dropout",
+    "encode",
+    "fused",
+    "linear",
+    "matrix",
+    "panel_linear",
+    "panels",
+    "product",
+    "recurrent",
+    "text",
+    "varlen_attention",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");

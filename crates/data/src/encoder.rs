@@ -323,32 +323,14 @@ impl Encoder {
     }
 
     fn rows(&self, count: usize, encode: &(dyn Fn(usize, &mut Scratch, &mut Vec<u32>) + Sync)) -> EncodedRows {
-        const ROWS_AT_ONCE: usize = 512;
-        let parts: Vec<(Vec<u32>, Vec<usize>)> = (0..count.div_ceil(ROWS_AT_ONCE))
-            .into_par_iter()
-            .map(|part| {
-                let rows = part * ROWS_AT_ONCE..count.min((part + 1) * ROWS_AT_ONCE);
-                let mut scratch = self.borrow_scratch();
-                let (mut ids, mut ends) = (Vec::new(), Vec::with_capacity(rows.len()));
-                for row in rows {
-                    encode(row, &mut scratch, &mut ids);
-                    ends.push(ids.len());
-                }
-                self.return_scratch(scratch);
-                (ids, ends)
-            })
-            .collect();
-        let mut all = EncodedRows {
-            ids: Vec::with_capacity(parts.iter().map(|(ids, _)| ids.len()).sum()),
-            offsets: Vec::with_capacity(count + 1),
-        };
-        all.offsets.push(0);
-        for (ids, ends) in parts {
-            let start = all.ids.len();
-            all.ids.extend_from_slice(&ids);
-            all.offsets.extend(ends.iter().map(|end| start + end));
-        }
-        all
+        EncodedRows::collect(count, 512, &|rows, ids, ends| {
+            let mut scratch = self.borrow_scratch();
+            for row in rows {
+                encode(row, &mut scratch, ids);
+                ends.push(ids.len());
+            }
+            self.return_scratch(scratch);
+        })
     }
 
     fn borrow_scratch(&self) -> Scratch {
@@ -387,7 +369,37 @@ pub struct EncodedRows {
     offsets: Vec<usize>,
 }
 
+/// Encodes a range of rows: appends their ids to the first list, and after each row the ids so far to the second.
+pub(crate) type EncodePart<'a> = &'a (dyn Fn(std::ops::Range<usize>, &mut Vec<u32>, &mut Vec<usize>) + Sync);
+
 impl EncodedRows {
+    /// `count` rows on all threads of the current rayon pool, `at_once` by one call of `encode`.
+    pub(crate) fn collect(count: usize, at_once: usize, encode: EncodePart<'_>) -> EncodedRows {
+        let part = |part: usize| {
+            let rows = part * at_once..count.min((part + 1) * at_once);
+            let (mut ids, mut ends) = (Vec::new(), Vec::with_capacity(rows.len()));
+            encode(rows, &mut ids, &mut ends);
+            (ids, ends)
+        };
+        let parts = count.div_ceil(at_once.max(1));
+        let parts: Vec<(Vec<u32>, Vec<usize>)> = match parts {
+            // Not worth waking a thread for.
+            0 | 1 => (0..parts).map(part).collect(),
+            _ => (0..parts).into_par_iter().map(part).collect(),
+        };
+        let mut all = EncodedRows {
+            ids: Vec::with_capacity(parts.iter().map(|(ids, _)| ids.len()).sum()),
+            offsets: Vec::with_capacity(count + 1),
+        };
+        all.offsets.push(0);
+        for (ids, ends) in parts {
+            let start = all.ids.len();
+            all.ids.extend_from_slice(&ids);
+            all.offsets.extend(ends.iter().map(|end| start + end));
+        }
+        all
+    }
+
     /// How many rows.
     pub fn len(&self) -> usize {
         self.offsets.len().saturating_sub(1)

@@ -32,4 +32,7 @@ pub use split::{Leakage, SplitBy, SplitConfig};
 pub use summary::{
     Conflicts, DataReport, Effect, FileReport, LeakageReport, Lengths, SideReport, StepExample, StepReport, Tally,
 };
-pub use tokenize::{CharNgrams, Digits, TokenizeError, TokenizerConfig, TokenizerKind};
+pub use tokenize::{
+    CharNgrams, Digits, EncodedText, PretrainedTokenizer, TextToken, TokenizeError, TokenizerConfig, TokenizerKind,
+    load_tokenizer,
+};

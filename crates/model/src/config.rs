@@ -2,11 +2,27 @@
 //! ones are passed over; a key that is needed and missing, or out of range, is an error that names it.
 
 use serde_json::{Map, Value};
+use tidemill_torch::Activation;
 
 use crate::error::ModelError;
 
 /// The largest size that a configuration may ask for: beyond it products of two sizes could overflow.
 const MAX_SIZE: i64 = 1 << 28;
+
+/// The activations by the names that `transformers` gives them.
+const ACTIVATIONS: [(&str, Activation); 11] = [
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("quick_gelu", Activation::QuickGelu),
+    ("relu", Activation::Relu),
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("tanh", Activation::Tanh),
+];
 
 /// A checkpoint's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +97,28 @@ impl<'a> Config<'a> {
         value.as_str().ok_or_else(|| self.refuse(format!("\"{key}\" must be a text, not {value}")))
     }
 
+    /// The activation that `key` names, or the one called `default` where the key is missing.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when there is none of this name, with the nearest and all names.
+    pub fn activation(&self, key: &str, default: &'a str) -> Result<Activation, ModelError> {
+        self.activation_named(key, self.text_or(key, default)?)
+    }
+
+    /// The activation called `name`, which `key` holds in some form.
+    ///
+    /// # Errors
+    /// As [`Config::activation`].
+    pub fn activation_named(&self, key: &str, name: &str) -> Result<Activation, ModelError> {
+        let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, activation)| *activation).ok_or_else(|| {
+            let names: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
+            let nearest = tidemill_data::nearest(name, names.iter().copied());
+            let nearest = nearest.map(|nearest| format!("; did you mean \"{nearest}\"?")).unwrap_or_default();
+            self.refuse(format!("\"{key}\" is \"{name}\"{nearest} (known: {})", names.join(", ")))
+        })
+    }
+
     /// The section `key`, if it is there and an object.
     pub fn section(&self, key: &str) -> Option<Config<'a>> {
         let keys = self.get(key)?.as_object()?;
@@ -127,5 +165,15 @@ mod tests {
         assert!(problem(config.number("rope_theta").unwrap_err()).contains("\"rope_theta\""));
         assert!(problem(config.flag_or("tied", true).unwrap_err()).contains("true or false"));
         assert_eq!(config.size_or("head_dim", 64).unwrap(), 64);
+    }
+
+    #[test]
+    fn activations_are_known_by_their_names() {
+        let keys = json!({"hidden_act": "gelu_new", "activation": "gleu"});
+        let config = Config::new(keys.as_object().unwrap());
+        assert_eq!(config.activation("hidden_act", "relu").unwrap(), Activation::GeluTanh);
+        assert_eq!(config.activation("hidden_activation", "relu").unwrap(), Activation::Relu);
+        let error = config.activation("activation", "gelu").unwrap_err().to_string();
+        assert!(error.contains("\"activation\" is \"gleu\"; did you mean \"gelu\"?"), "{error}");
     }
 }

@@ -1,7 +1,8 @@
-//! Models on libtorch: layers, text classifiers, memory-mapped weights, packages and pipelines.
+//! Models on libtorch: layers, text classifiers, encoders and their tasks, memory-mapped weights, packages and pipelines.
 //!
 //! A model is built from a configuration and [`Parameters`]; a [`Package`] is a folder that holds a trained one with its
-//! tokeniser; a [`Pipeline`] is an open package that turns texts into probabilities. This crate knows nothing of sockets
+//! tokeniser; a [`Pipeline`] is an open package that turns texts into probabilities; the [`tasks`] open a [`Checkpoint`]
+//! of an encoder and turn texts into vectors, labels, entities, answers or words. This crate knows nothing of sockets
 //! or optimisers, and every libtorch error becomes a typed error.
 
 pub mod architectures;
@@ -9,6 +10,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod decoders;
 pub mod encoder_decoders;
+pub mod encoders;
 pub mod engine;
 mod error;
 pub mod files;

@@ -76,64 +76,6 @@ bool norm(Tensor* residual, const Tensor& x, const Tensor& weight, double eps, d
   return true;
 }
 
-// ---- gates ----
-
-// After Eigen: largest error about 4 units in the last place.
-TIDEMILL_INLINE float fast_erf(float x) {
-  x = x > 4 ? 4 : x;
-  x = x < -4 ? -4 : x;
-  const float z = x * x;
-  float p = -2.72614225801306e-10f;
-  p = p * z + 2.77068142495902e-08f;
-  p = p * z - 2.10102402082508e-06f;
-  p = p * z - 5.69250639462346e-05f;
-  p = p * z - 7.34990630326855e-04f;
-  p = p * z - 2.95459980854025e-03f;
-  p = p * z - 1.60960333262415e-02f;
-  float q = -1.45660718464996e-05f;
-  q = q * z - 2.13374055278905e-04f;
-  q = q * z - 1.68282697438203e-03f;
-  q = q * z - 7.37332916720468e-03f;
-  q = q * z - 1.42647390514189e-02f;
-  return x * p / q;
-}
-
-TIDEMILL_VECTOR void silu_row(const float* __restrict gate, const float* __restrict up, int64_t n, float* __restrict out) {
-#pragma GCC ivdep
-  for (int64_t k = 0; k < n; k++) out[k] = gate[k] * fast_sigmoid(gate[k]) * up[k];
-}
-
-TIDEMILL_VECTOR void gelu_row(const float* __restrict gate, const float* __restrict up, int64_t n, float* __restrict out) {
-#pragma GCC ivdep
-  for (int64_t k = 0; k < n; k++) out[k] = 0.5f * gate[k] * (1 + fast_erf(gate[k] * 0.70710678118654752f)) * up[k];
-}
-
-TIDEMILL_VECTOR void gelu_tanh_row(const float* __restrict gate, const float* __restrict up, int64_t n, float* __restrict out) {
-#pragma GCC ivdep
-  for (int64_t k = 0; k < n; k++) {
-    const float x = gate[k], inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
-    out[k] = 0.5f * x * (1 + fast_tanh(inner)) * up[k];
-  }
-}
-
-bool gated(const Tensor& x, int32_t activation, Tensor** result) {
-  if (!is_cpu_float(x) || x.dim() == 0) return false;
-  TORCH_CHECK(x.size(-1) % 2 == 0, "gated: rows of ", x.size(-1), " numbers have no halves");
-  constexpr decltype(&silu_row) kFunctions[] = {silu_row, gelu_row, gelu_tanh_row};
-  const auto function = kFunctions[activation];
-  const Rows rows(x);
-  const int64_t n = rows.width / 2;
-  c10::SmallVector<int64_t, 5> size(x.sizes().begin(), x.sizes().end());
-  size.back() = n;
-  Tensor out = at::detail::empty_cpu(size, at::kFloat);
-  float* to = out.mutable_data_ptr<float>();
-  for_rows(rows.count, rows.width, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) function(rows.row(i), rows.row(i) + n, n, to + i * n);
-  });
-  *result = new Tensor(std::move(out));
-  return true;
-}
-
 // ---- rotary positions ----
 
 TIDEMILL_VECTOR void rotate_halves(float* __restrict x, const float* __restrict cos, const float* __restrict sin, int64_t half) {
@@ -194,10 +136,6 @@ extern "C" {
 
 char* tm_rms_norm(Tensor** result, Tensor* residual, const Tensor* x, const Tensor* weight, double eps, double offset) {
   return guarded([&] { norm(residual, *x, *weight, eps, offset, result); });
-}
-
-char* tm_gated(Tensor** result, const Tensor* x, int32_t activation) {
-  return guarded([&] { gated(*x, activation, result); });
 }
 
 char* tm_rotate(bool* done, const Tensor* x, const Tensor* cos, const Tensor* sin, const Tensor* positions, bool interleaved) {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use tch::{Device, Kind, TchError, Tensor};
 
-pub(crate) use measure::{fastest, packed_product};
+pub(crate) use measure::{Packs, fastest, packed_product, panel_product};
 
 /// Below this many multiplications and additions a product is not worth a measurement: libtorch's own is taken.
 const SMALL: i64 = 400_000;
@@ -85,7 +85,8 @@ pub fn kernels(input: &Tensor, weight: &Tensor) -> LinearKernels {
 /// As [`kernels`], by shape: the backward products are only measured where `backward` says that they will be needed.
 pub fn kernels_for(rows: i64, inputs: i64, outputs: i64, kind: Kind, backward: bool) -> LinearKernels {
     let pick = |pass| {
-        key(pass, rows, inputs, outputs, kind).map_or(Kernel::Libtorch, |key| choose(key, || fastest(key, None)))
+        key(pass, rows, inputs, outputs, kind)
+            .map_or(Kernel::Libtorch, |key| choose(key, || fastest(key, Packs::default())))
     };
     if !backward {
         return LinearKernels { forward: pick(Pass::Forward), ..LinearKernels::default() };

@@ -42,6 +42,18 @@ unsafe extern "C" {
         grad_weight: i32,
     ) -> Message;
 
+    pub(crate) fn tm_gelu_dropout(result: *mut *mut C_tensor, input: Input, probability: f64) -> Message;
+    pub(crate) fn tm_dropout_add_layer_norm(
+        sum: *mut *mut C_tensor,
+        normed: *mut *mut C_tensor,
+        x: Input,
+        residual: Input,
+        probability: f64,
+        weight: Input,
+        bias: Input,
+        epsilon: f64,
+    ) -> Message;
+
     pub(crate) fn tm_embedding(result: *mut *mut C_tensor, weight: Input, ids: Input, padding: i64) -> Message;
     pub(crate) fn tm_text_conv_max(
         result: *mut *mut C_tensor,
@@ -51,6 +63,63 @@ unsafe extern "C" {
         lengths: Input,
     ) -> Message;
 
+    pub(crate) fn tm_panel_pack(result: *mut *mut C_tensor, weight: Input) -> Message;
+    pub(crate) fn tm_panel_linear(
+        result: *mut *mut C_tensor,
+        input: Input,
+        packed: Input,
+        outputs: i64,
+        bias: Input,
+        activation: i32,
+        float_output: bool,
+    ) -> Message;
+    pub(crate) fn tm_embed(
+        result: *mut *mut C_tensor,
+        tables: *const Input,
+        ids: *const Input,
+        count: i64,
+        weight: Input,
+        bias: Input,
+        epsilon: f64,
+        bfloat: bool,
+    ) -> Message;
+    pub(crate) fn tm_add_layer_norm(
+        result: *mut *mut C_tensor,
+        x: Input,
+        residual: Input,
+        keep: bool,
+        weight: Input,
+        bias: Input,
+        epsilon: f64,
+        bfloat: bool,
+    ) -> Message;
+    pub(crate) fn tm_activated(result: *mut *mut C_tensor, x: Input, activation: i32) -> Message;
+    pub(crate) fn tm_rotated(
+        result: *mut *mut C_tensor,
+        qkv: Input,
+        heads: i64,
+        cosine: Input,
+        sine: Input,
+        positions: Input,
+    ) -> Message;
+    pub(crate) fn tm_varlen_attention(
+        result: *mut *mut C_tensor,
+        qkv: Input,
+        bounds: *const i64,
+        texts: i64,
+        heads: i64,
+        scale: f64,
+        window: i64,
+    ) -> Message;
+    pub(crate) fn tm_pool(
+        result: *mut *mut C_tensor,
+        hidden: Input,
+        bounds: *const i64,
+        texts: i64,
+        pooling: i32,
+        normalised: bool,
+    ) -> Message;
+    pub(crate) fn tm_normalise_rows(rows: Input) -> Message;
     pub(crate) safe fn tm_limit_level(wanted: i32) -> i32;
     pub(crate) fn tm_matrix_from_tensor(result: *mut RawMatrix, weight: Input, precision: i32) -> Message;
     pub(crate) fn tm_matrix_from_groups(

@@ -1,5 +1,6 @@
 //! What libtorch offers and `tch` does not wrap, with a safe Rust face: a linear layer that takes the faster of several
-//! matrix-product kernels, fused recurrent layers, text convolution, fused optimiser steps.
+//! matrix-product kernels, fused recurrent layers, text convolution, what encoders do between their products, fused
+//! optimiser steps.
 //!
 //! Owns the C++ shim (`shim/*.cpp`) and everything unsafe around it; knows nothing of models, data or training. Which
 //! kernel is the faster is measured on the processor at hand ([`choice`]), never guessed from its name.
@@ -16,8 +17,11 @@
 //! # Ok(()) }
 //! ```
 
+mod activation;
 pub mod choice;
 pub mod decode;
+mod dropout;
+pub mod encode;
 mod ffi;
 pub mod fused;
 mod linear;
@@ -28,6 +32,8 @@ mod text;
 mod threads;
 mod view;
 
+pub use activation::Activation;
+pub use dropout::{dropout_add_layer_norm, gelu_dropout};
 pub use linear::{Kernel, LinearKernels, linear};
 pub use matrix::{Groups, Matrix, Precision};
 pub use packed::PackedWeight;

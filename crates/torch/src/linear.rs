@@ -26,6 +26,8 @@ pub enum Kernel {
     /// oneDNN with a weight packed beforehand. For inference ([`crate::PackedWeight`]) only; elsewhere the same as
     /// [`Kernel::Libtorch`].
     Packed = 3,
+    /// The shim's own kernel on a weight in panels. For inference ([`crate::PackedWeight`]) only, as above.
+    Panels = 4,
 }
 
 /// The kernels of a linear layer's three products.

@@ -5,6 +5,8 @@
 mod config;
 mod error;
 pub(crate) mod interner;
+mod library;
+mod pretrained;
 mod segment;
 pub(crate) mod subword;
 mod train;
@@ -13,4 +15,6 @@ pub(crate) mod words;
 pub use config::{CharNgrams, Digits, TokenizerConfig, TokenizerKind};
 pub(crate) use config::{MAX_BUCKETS, MAX_VOCABULARY, check_lengths};
 pub use error::TokenizeError;
+pub use library::load_tokenizer;
+pub use pretrained::{EncodedText, PretrainedTokenizer, TextToken};
 pub(crate) use train::train;

@@ -6,11 +6,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, Tokenizer};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::interner::Interner;
-use super::{MAX_VOCABULARY, TokenizeError};
+use super::{MAX_VOCABULARY, TokenizeError, load_tokenizer};
 
 /// Largest tokenizer.json that is read, in bytes.
 const MAX_FILE_BYTES: usize = 256 << 20;
@@ -35,7 +35,10 @@ pub(crate) enum Pieces {
 
 /// A tokenizer.json, ready to encode.
 pub(crate) struct Subword {
+    /// Without its post-processor, so that what it gives can still be truncated.
     tokenizer: Tokenizer,
+    /// Puts special tokens around texts and joins two of them.
+    processor: Option<PostProcessorWrapper>,
     json: Value,
     pieces: Pieces,
     /// Added tokens that swallow white space or hold some: a text with one is not cut.
@@ -80,12 +83,14 @@ impl Subword {
         if json.get("model").is_none_or(|model| !model.is_object()) {
             return Err(unusable("it has no \"model\": not a Hugging Face tokenizer.json".into()));
         }
-        let tokenizer = build(&json).map_err(unusable)?;
+        let mut tokenizer = load_tokenizer(bytes).map_err(unusable)?;
         let vocabulary = Vocabulary::read(&tokenizer, &json).map_err(unusable)?;
         let frame = match special_tokens && !json["post_processor"].is_null() {
             true => frame(&tokenizer).map_err(unusable)?,
             false => Some((Vec::new(), Vec::new())),
         };
+        let processor = tokenizer.get_post_processor().cloned();
+        tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         let (sticky, cuttable) = sticky(&json);
         let pieces = if frame.is_some() && cuttable { pieces(&json) } else { Pieces::WholeText };
         Ok(Subword {
@@ -94,10 +99,34 @@ impl Subword {
             pad_id: vocabulary.pad_id,
             unk_id: vocabulary.unk_id,
             tokenizer,
+            processor,
             json,
             pieces,
             frame,
         })
+    }
+
+    /// The library's tokenizer, without a post-processor.
+    pub(crate) fn library(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What comes before and after every text, if it is that simple.
+    pub(crate) fn frame(&self) -> Option<(&[u32], &[u32])> {
+        self.frame.as_ref().map(|(before, after)| (before.as_slice(), after.as_slice()))
+    }
+
+    /// How many special tokens a text, or a pair of them, gets.
+    pub(crate) fn added_tokens(&self, pair: bool) -> usize {
+        self.processor.as_ref().map_or(0, |processor| processor.added_tokens(pair))
+    }
+
+    /// Puts special tokens around what the library gave, and joins a pair.
+    pub(crate) fn finish(&self, first: Encoding, second: Option<Encoding>) -> Result<Encoding, String> {
+        match &self.processor {
+            Some(processor) => processor.process(first, second, true).map_err(|error| error.to_string()),
+            None => Ok(Encoding::merge(std::iter::once(first).chain(second), false)),
+        }
     }
 
     pub(crate) fn json(&self) -> &Value {
@@ -160,7 +189,9 @@ impl Subword {
 
     /// Asks the library. A piece that it refuses is unknown.
     fn ask(&self, text: &str, special_tokens: bool, ids: &mut Vec<u32>) {
-        match self.tokenizer.encode_fast(text, special_tokens) {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| error.to_string());
+        let encoding = if special_tokens { encoding.and_then(|bare| self.finish(bare, None)) } else { encoding };
+        match encoding {
             Ok(encoding) => ids.extend_from_slice(encoding.get_ids()),
             Err(_) => ids.extend(self.unk_id),
         }
@@ -235,23 +266,6 @@ fn is_lone_space(text: &str, at: usize) -> bool {
         .get(at + 1)
         .is_some_and(|&after| solid(after, if after < 0x80 { None } else { text[at + 1..].chars().next() }))
         && solid(bytes[at - 1], if bytes[at - 1] < 0x80 { None } else { text[..at].chars().next_back() })
-}
-
-/// Builds the library's tokenizer without truncation, padding and dropout, which are not its task
-/// here. Its own faults come back as sentences.
-fn build(json: &Value) -> Result<Tokenizer, String> {
-    let mut json = json.clone();
-    json["truncation"] = Value::Null;
-    json["padding"] = Value::Null;
-    if json["model"].get("dropout").is_some() {
-        json["model"]["dropout"] = Value::Null;
-    }
-    let bytes = serde_json::to_vec(&json).map_err(|e| e.to_string())?;
-    match catch_unwind(|| Tokenizer::from_bytes(&bytes)) {
-        Ok(Ok(tokenizer)) => Ok(tokenizer),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the tokenizers library cannot make sense of it".to_owned()),
-    }
 }
 
 struct Vocabulary {

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::Tensor;
+use tidemill_torch::gelu_dropout;
 
 use super::{Architecture, Check, Common, TextClassifier, defaults, read_config};
 use crate::error::ModelError;
@@ -167,17 +168,29 @@ impl EncoderLayer {
         })
     }
 
-    /// `[batch, time, hidden_dim]` → the same shape.
-    fn forward(&self, input: &Tensor, keys: Option<&Tensor>, train: bool) -> Result<Tensor, ModelError> {
-        let attended = self.self_attn.forward(&self.norm1.forward(input)?, keys, train)?;
-        let input = input.f_add(&dropout(attended, self.dropout, train)?)?;
-        let inner = self.linear1.forward(&self.norm2.forward(&input)?)?; // [batch, time, feed_forward_dim]
+    /// Takes the stream `[batch, time, hidden_dim]` and its first norm; gives the stream and its norm by `next`.
+    fn forward(&self, stream: Stream, next: &LayerNorm, keys: Option<&Tensor>, train: bool) -> Result<Stream, ModelError> {
+        let attended = self.self_attn.forward(&stream.normed, keys, train)?;
+        let stream = stream.add(&attended, &self.norm2, self.dropout, train)?;
+        let inner = self.linear1.forward(&stream.normed)?; // [batch, time, feed_forward_dim]
         let inner = match self.activation {
-            Activation::Gelu => inner.f_gelu("none")?,
-            Activation::Relu => inner.f_relu()?,
+            Activation::Gelu => gelu_dropout(&inner, if train { self.dropout } else { 0.0 })?,
+            Activation::Relu => dropout(inner.f_relu()?, self.dropout, train)?,
         };
-        let output = self.linear2.forward(&dropout(inner, self.dropout, train)?)?;
-        Ok(input.f_add(&dropout(output, self.dropout, train)?)?)
+        stream.add(&self.linear2.forward(&inner)?, next, self.dropout, train)
+    }
+}
+
+/// What runs from layer to layer, and its norm for the next block: one pass over memory makes both.
+struct Stream {
+    hidden: Tensor,
+    normed: Tensor,
+}
+
+impl Stream {
+    fn add(&self, branch: &Tensor, norm: &LayerNorm, dropout: f64, train: bool) -> Result<Stream, ModelError> {
+        let (hidden, normed) = norm.add(branch, &self.hidden, dropout, train)?;
+        Ok(Stream { hidden, normed })
     }
 }
 
@@ -241,13 +254,15 @@ impl TextClassifier for TransformerClassifier {
         let keys = mask.as_ref().map(key_bias).transpose()?; // [batch, 1, 1, time]
         let positions = self.positions.f_narrow(0, 0, input.time())?;
         let hidden = self.embedding.positions(&input, Layout::BatchFirst(0))?.f_add(&positions)?;
-        let mut hidden = dropout(hidden, self.dropout, train)?; // [batch, time, hidden_dim]
-        for layer in &self.layers {
-            hidden = layer.forward(&hidden, keys.as_ref(), train)?;
+        let hidden = dropout(hidden, self.dropout, train)?; // [batch, time, hidden_dim]
+        let norm_of = |layer: usize| self.layers.get(layer).map_or(&self.norm, |layer| &layer.norm1);
+        let mut stream = Stream { normed: norm_of(0).forward(&hidden)?, hidden };
+        for (index, layer) in self.layers.iter().enumerate() {
+            stream = layer.forward(stream, norm_of(index + 1), keys.as_ref(), train)?;
         }
         let pooled = match self.pooling {
-            TransformerPooling::Mean => mean_over_time(&self.norm.forward(&hidden)?, mask.as_ref())?,
-            TransformerPooling::Cls => self.norm.forward(&hidden.f_select(1, 0)?)?,
+            TransformerPooling::Mean => mean_over_time(&stream.normed, mask.as_ref())?,
+            TransformerPooling::Cls => stream.normed.f_select(1, 0)?,
         }; // [batch, hidden_dim]
         self.classifier.forward(&dropout(pooled, self.classifier_dropout, train)?) // [batch, labels]
     }

@@ -11,11 +11,11 @@ mod shards;
 mod special_tokens;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tidemill_data::load_tokenizer;
 use tokenizers::Tokenizer;
 
 pub use error::CheckpointError;
@@ -231,22 +231,9 @@ impl Checkpoint {
             Contents::Gguf(gguf) => gguf.file().to_path_buf(),
             Contents::Folder(_) => self.path.join(folder::TOKENIZER),
         };
-        load_tokenizer(&json).map_err(|problem| CheckpointError::file(&file, problem))
-    }
-}
-
-/// The library panics on some files that lie, and trusts others.
-fn load_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
-    let loaded = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(json)));
-    match loaded {
-        Ok(Ok(mut tokenizer)) => {
-            // Files carry the padding and truncation of whoever saved them last; `transformers` ignores them too.
-            tokenizer.with_padding(None);
-            tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
-            Ok(tokenizer)
-        }
-        Ok(Err(error)) => Err(format!("is not a tokeniser that can be used: {error}")),
-        Err(_) => Err("is not a tokeniser that can be used: it contradicts itself".to_string()),
+        let unusable =
+            |problem| CheckpointError::file(&file, format!("is not a tokeniser that can be used: {problem}"));
+        load_tokenizer(&json).map_err(unusable)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Gemma 2: norms around attention and feed-forward, soft caps, every other layer with a window. Gemma Team 2024.
 
 use super::{Architecture, Block, Norms, RotaryDecoder, RotaryDecoderConfig};
-use crate::layers::{Activation, CausalAttention, FeedForward, GatedMlp, Heads};
+use crate::layers::{CausalAttention, FeedForward, GatedMlp, Heads};
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -18,7 +18,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
             ..read
         };
         let settings = settings.with_windows(|layer| layer.is_multiple_of(2))?;
-        let activation = Activation::read(config, "hidden_activation", "gelu_pytorch_tanh")?;
+        let activation = config.activation("hidden_activation", "gelu_pytorch_tanh")?;
         let biased = config.flag_or("attention_bias", false)?;
         let model = RotaryDecoder::new(path, &settings, |path, layer| {
             let (heads, width, inner) = (settings.heads_of(layer), settings.width, settings.inner);

@@ -6,7 +6,7 @@ use super::{Architecture, Decoder, DecoderShape, LayerCache, Step};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
-use crate::layers::{Activation, CausalAttention, Heads, LayerNorm, PlainMlp, Projection, TokenTable};
+use crate::layers::{CausalAttention, Heads, LayerNorm, PlainMlp, Projection, TokenTable};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -44,7 +44,7 @@ impl Gpt2 {
         let (layers, vocabulary) = (config.size("n_layer")?, config.size("vocab_size")?);
         let stored = config.size_or("n_positions", 1024)?;
         let epsilon = config.number_or("layer_norm_epsilon", 1e-5)?;
-        let activation = Activation::read(config, "activation_function", "gelu_new")?;
+        let activation = config.activation("activation_function", "gelu_new")?;
         if width % heads != 0 {
             return Err(config.refuse("\"n_embd\" must be a multiple of \"n_head\""));
         }

@@ -6,7 +6,7 @@ use super::{Architecture, Decoder, DecoderShape, LayerCache, Step};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
-use crate::layers::{Activation, CausalAttention, Heads, LayerNorm, PlainMlp, Projection, Rotary, TokenTable};
+use crate::layers::{CausalAttention, Heads, LayerNorm, PlainMlp, Projection, Rotary, TokenTable};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -46,7 +46,7 @@ impl GptNeoX {
         let positions = config.size_or("max_position_embeddings", longest)?.min(longest);
         let epsilon = config.number_or("layer_norm_eps", 1e-5)?;
         let biased = config.flag_or("attention_bias", true)?;
-        let activation = Activation::read(config, "hidden_act", "gelu")?;
+        let activation = config.activation("hidden_act", "gelu")?;
         if width % heads != 0 {
             return Err(config.refuse("\"hidden_size\" must be a multiple of \"num_attention_heads\""));
         }

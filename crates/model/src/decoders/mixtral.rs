@@ -2,7 +2,7 @@
 
 use super::{Architecture, Block, RotaryDecoder, RotaryDecoderConfig};
 use crate::error::ModelError;
-use crate::layers::{Activation, CausalAttention, Experts, FeedForward, GatedMlp, Projection};
+use crate::layers::{CausalAttention, Experts, FeedForward, GatedMlp, Projection};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -23,7 +23,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 fn experts(path: &Path, settings: &RotaryDecoderConfig) -> Result<FeedForward, ModelError> {
     let config = settings.config;
     let count = config.size_or("num_local_experts", 8)?;
-    let activation = Activation::read(config, "hidden_act", "silu")?;
+    let activation = config.activation("hidden_act", "silu")?;
     let expert = |i| {
         let path = path.sub("experts").sub(i);
         GatedMlp::separate(&path, ["w1", "w3", "w2"], (settings.width, settings.inner), activation, false)

@@ -2,7 +2,7 @@
 //! Abdin et al. 2024.
 
 use super::{Architecture, Block, RotaryDecoder, RotaryDecoderConfig};
-use crate::layers::{Activation, CausalAttention, FeedForward, GatedMlp, Projection};
+use crate::layers::{CausalAttention, FeedForward, GatedMlp, Projection};
 
 /// The registry's line.
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -10,7 +10,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     summary: "Phi-3 and 3.5 (Abdin et al. 2024).",
     build: |path, config, longest| {
         let settings = RotaryDecoderConfig::read(config, false, longest)?.with_windows(|_| true)?;
-        let activation = Activation::read(config, "hidden_act", "silu")?;
+        let activation = config.activation("hidden_act", "silu")?;
         let model = RotaryDecoder::new(path, &settings, |path, layer| {
             let (heads, width, inner) = (settings.heads_of(layer), settings.width, settings.inner);
             let (attention, mlp) = (path.sub("self_attn"), path.sub("mlp"));

@@ -2,7 +2,7 @@
 
 use super::{Architecture, Block, RotaryDecoder, RotaryDecoderConfig, qwen3};
 use crate::error::ModelError;
-use crate::layers::{Activation, Experts, FeedForward, GatedMlp, Projection};
+use crate::layers::{Experts, FeedForward, GatedMlp, Projection};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -29,7 +29,7 @@ fn experts(path: &Path, settings: &RotaryDecoderConfig) -> Result<FeedForward, M
     let config = settings.config;
     let count = config.size_or("num_experts", config.size_or("num_local_experts", 128)?)?;
     let sizes = (settings.width, config.size("moe_intermediate_size")?);
-    let activation = Activation::read(config, "hidden_act", "silu")?;
+    let activation = config.activation("hidden_act", "silu")?;
     let expert = |i| {
         let names = ["gate_proj", "up_proj", "down_proj"];
         GatedMlp::separate(&path.sub("experts").sub(i), names, sizes, activation, false)

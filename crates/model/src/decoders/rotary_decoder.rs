@@ -7,7 +7,7 @@ use super::{Decoder, DecoderShape, LayerCache, Step};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::layers::{
-    Activation, CausalAttention, FeedForward, GatedMlp, Heads, Projection, ResidualStream, RmsNorm, Rotary, TokenTable,
+    CausalAttention, FeedForward, GatedMlp, Heads, Projection, ResidualStream, RmsNorm, Rotary, TokenTable,
 };
 use crate::parameters::Path;
 
@@ -109,7 +109,7 @@ impl<'a> RotaryDecoderConfig<'a> {
     /// # Errors
     /// As [`Path::get`].
     pub fn mlp(&self, path: &Path, biased: bool) -> Result<FeedForward, ModelError> {
-        let activation = Activation::read(self.config, "hidden_act", "silu")?;
+        let activation = self.config.activation("hidden_act", "silu")?;
         let names = ["gate_proj", "up_proj", "down_proj"];
         Ok(FeedForward::Gated(GatedMlp::separate(path, names, (self.width, self.inner), activation, biased)?))
     }

@@ -2,12 +2,13 @@
 //! Xue et al. 2021, Chung et al. 2022.
 
 use tch::{Device, Tensor};
+use tidemill_torch::Activation;
 
 use super::{Architecture, EncoderDecoder, EncoderDecoderShape, Memory, Sources, TargetBatch, TargetStep};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::layers::{
-    Activation, CrossAttention, FeedForward, GatedMlp, Heads, PlainMlp, Projection, RelativePositions, ResidualStream,
+    CrossAttention, FeedForward, GatedMlp, Heads, PlainMlp, Projection, RelativePositions, ResidualStream,
     RmsNorm, SourceAttention, TargetAttention, TokenTable,
 };
 use crate::parameters::Path;
@@ -82,11 +83,8 @@ impl Settings {
             ));
         }
         let (activation, gated) = match config.text_or("feed_forward_proj", "relu")? {
-            "gated-gelu" => (Some(Activation::GeluTanh), true),
-            name => match name.strip_prefix("gated-") {
-                Some(gate) => (Activation::named(gate), true),
-                None => (Activation::named(name), false),
-            },
+            "gated-gelu" => ("gelu_new", true),
+            name => name.strip_prefix("gated-").map_or((name, false), |gate| (gate, true)),
         };
         Ok(Settings {
             width: config.size("d_model")?,
@@ -95,11 +93,7 @@ impl Settings {
             epsilon: config.number_or("layer_norm_epsilon", 1e-6)?,
             buckets,
             max_distance,
-            activation: activation.ok_or_else(|| {
-                config.refuse(
-                    "\"feed_forward_proj\" must be an activation, as \"relu\", or a gated one, as \"gated-gelu\"",
-                )
-            })?,
+            activation: config.activation_named("feed_forward_proj", activation)?,
             gated,
         })
     }

@@ -2,14 +2,14 @@
 //! in their positions and in where their norms stand, and say so in their files.
 
 use tch::{Device, Tensor};
+use tidemill_torch::Activation;
 
 use super::{EncoderDecoder, EncoderDecoderShape, Memory, Sources, TargetBatch, TargetStep};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::{
-    Activation, CrossAttention, Heads, LayerNorm, PlainMlp, PositionTable, Projection, SourceAttention,
-    TargetAttention, TokenTable,
+    CrossAttention, Heads, LayerNorm, PlainMlp, PositionTable, Projection, SourceAttention, TargetAttention, TokenTable,
 };
 use crate::parameters::Path;
 
@@ -85,7 +85,7 @@ impl<'a> TransformerConfig<'a> {
             decoder: Stack::read(config, "decoder", width)?,
             vocabulary: config.size("vocab_size")?,
             own_target_vocabulary: None,
-            activation: Activation::read(config, "activation_function", "gelu")?,
+            activation: config.activation("activation_function", "gelu")?,
             embedding_scale: if scaled { (width as f64).sqrt() } else { 1.0 },
             norms_first: false,
             embedding_norm: false,

@@ -2,9 +2,10 @@
 //! experts of which each token takes a few (Shazeer et al. 2017; Jiang et al. 2024).
 
 use tch::{Kind, Tensor};
+use tidemill_torch::Activation;
 
 use crate::error::ModelError;
-use crate::layers::{Activation, PlainMlp, Projection};
+use crate::layers::{PlainMlp, Projection};
 use crate::parameters::Path;
 
 /// What a decoder's layer does to each token by itself.

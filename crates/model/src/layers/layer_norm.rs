@@ -36,4 +36,21 @@ impl LayerNorm {
     pub fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
         Ok(input.f_layer_norm(self.width, Some(&self.weight), Some(&self.bias), self.epsilon, false)?)
     }
+
+    /// `residual + dropout(branch)` and its norm, in this order, in one pass over memory; all are `[…, width]`. Drops only
+    /// while training.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`] when libtorch refuses.
+    pub fn add(
+        &self,
+        branch: &Tensor,
+        residual: &Tensor,
+        dropout: f64,
+        train: bool,
+    ) -> Result<(Tensor, Tensor), ModelError> {
+        let dropout = if train { dropout } else { 0.0 };
+        let own = (&self.weight, &self.bias);
+        Ok(tidemill_torch::dropout_add_layer_norm(branch, residual, dropout, own, self.epsilon)?)
+    }
 }

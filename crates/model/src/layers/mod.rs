@@ -2,7 +2,6 @@
 //! [`Path`](crate::Path) under the field's usual tensor names, and its forward is fallible: libtorch's errors travel.
 //! Layers know nothing of texts, batches or losses.
 
-mod activation;
 mod attention;
 mod causal_attention;
 mod convolution;
@@ -10,6 +9,7 @@ mod cross_attention;
 mod dropout;
 mod embedding;
 mod embedding_bag;
+pub mod flat;
 mod gated_mlp;
 mod layer_norm;
 mod linear;
@@ -24,7 +24,6 @@ mod rotary;
 mod source_attention;
 mod target_attention;
 
-pub use activation::Activation;
 pub use attention::{SelfAttention, key_bias};
 pub use causal_attention::{CausalAttention, Heads};
 pub use convolution::TextConvolution;

@@ -1,9 +1,10 @@
 //! The feed-forward layer of the first transformers: one product up, an activation, one product back. Vaswani et al. 2017.
 
 use tch::Tensor;
+use tidemill_torch::Activation;
 
 use crate::error::ModelError;
-use crate::layers::{Activation, Projection};
+use crate::layers::Projection;
 
 /// `down(activation(up(x)))`.
 #[derive(Debug)]

@@ -17,13 +17,22 @@ const AGREEMENT: f64 = 1.1;
 /// Another kernel must be this much faster than libtorch's own to be taken: a tie keeps libtorch.
 const MARGIN: f64 = 0.96;
 
-/// The fastest kernel for `key`; `packed` is the packed weight of [`Pass::Inference`]. A failure means libtorch's own.
-pub(crate) fn fastest(key: Key, packed: Option<&Tensor>) -> Kernel {
-    tch::no_grad(|| measured(key, packed)).unwrap_or_default()
+/// The packed forms of a weight, where there are any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Packs<'a> {
+    /// For [`Kernel::Packed`].
+    pub(crate) onednn: Option<&'a Tensor>,
+    /// For [`Kernel::Panels`].
+    pub(crate) panels: Option<&'a Tensor>,
 }
 
-fn measured(key: Key, packed: Option<&Tensor>) -> Result<Kernel, TchError> {
-    let candidates = candidates(key, packed);
+/// The fastest kernel for `key`; `packs` are those of the weight of [`Pass::Inference`]. A failure means libtorch's own.
+pub(crate) fn fastest(key: Key, packs: Packs<'_>) -> Kernel {
+    tch::no_grad(|| measured(key, packs)).unwrap_or_default()
+}
+
+fn measured(key: Key, packs: Packs<'_>) -> Result<Kernel, TchError> {
+    let candidates = candidates(key, packs);
     if candidates.len() == 1 {
         return Ok(Kernel::Libtorch);
     }
@@ -48,8 +57,11 @@ fn measured(key: Key, packed: Option<&Tensor>) -> Result<Kernel, TchError> {
                 continue;
             }
             let start = Instant::now();
-            match (kernel, packed) {
-                (Kernel::Packed, Some(packed)) => drop(packed_product(&left, packed, None)?),
+            match (kernel, packs) {
+                (Kernel::Packed, Packs { onednn: Some(packed), .. }) => drop(packed_product(&left, packed, None)?),
+                (Kernel::Panels, Packs { panels: Some(panels), .. }) => {
+                    drop(panel_product(&left, panels, key.outputs, None, 0, false)?);
+                }
                 _ => drop(product(pass, *kernel, &left, &right)?),
             }
             let time = start.elapsed();
@@ -78,7 +90,7 @@ fn agree(times: &[Duration; 2]) -> bool {
 }
 
 /// What can run here, libtorch's own first.
-fn candidates(key: Key, packed: Option<&Tensor>) -> Vec<Kernel> {
+fn candidates(key: Key, packs: Packs<'_>) -> Vec<Kernel> {
     let mut list = vec![Kernel::Libtorch];
     if crate::onednn_available() {
         list.push(Kernel::Onednn);
@@ -86,8 +98,9 @@ fn candidates(key: Key, packed: Option<&Tensor>) -> Vec<Kernel> {
     if !key.bfloat16 && crate::blocked_available() {
         list.push(Kernel::Blocked);
     }
-    if key.pass == Pass::Inference && packed.is_some() {
-        list.push(Kernel::Packed);
+    if key.pass == Pass::Inference {
+        list.extend(packs.onednn.map(|_| Kernel::Packed));
+        list.extend(packs.panels.map(|_| Kernel::Panels));
     }
     list
 }
@@ -95,6 +108,22 @@ fn candidates(key: Key, packed: Option<&Tensor>) -> Vec<Kernel> {
 fn product(pass: i32, kernel: Kernel, left: &Tensor, right: &Tensor) -> Result<Tensor, TchError> {
     // SAFETY: both are live tensors that outlive the call.
     ffi::result(|result| unsafe { ffi::tm_product(result, pass, kernel as i32, left.as_ptr(), right.as_ptr()) })
+}
+
+/// By the shim's panels; `activation` is the number of one, 0 for none.
+pub(crate) fn panel_product(
+    input: &Tensor,
+    panels: &Tensor,
+    outputs: i64,
+    bias: Option<&Tensor>,
+    activation: i32,
+    float_output: bool,
+) -> Result<Tensor, TchError> {
+    // SAFETY: the pointers are live tensors or null, and outlive the call.
+    ffi::result(|result| unsafe {
+        let bias = ffi::pointer(bias);
+        ffi::tm_panel_linear(result, input.as_ptr(), panels.as_ptr(), outputs, bias, activation, float_output)
+    })
 }
 
 pub(crate) fn packed_product(input: &Tensor, packed: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {

@@ -1,19 +1,7 @@
-//! Norms, gates and rotary positions, each one pass over its rows.
+//! Norms and rotary positions, each one pass over its rows.
 
 use crate::ffi;
 use tch::{Kind, TchError, Tensor};
-
-/// The function on the gate's side of [`gated`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(i32)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu = 0,
-    /// The Gaussian error linear unit by the error function.
-    Gelu = 1,
-    /// The same by its `tanh` approximation.
-    GeluTanh = 2,
-}
 
 /// `x / sqrt(mean(x²) + eps) * (offset + weight)` over the last dimension: Zhang and Sennrich 2019.
 ///
@@ -68,31 +56,6 @@ pub fn add_rms_norm(
     tch::no_grad(|| {
         let _ = residual.f_add_(x)?;
         norm_by_libtorch(residual, weight, eps, offset)
-    })
-}
-
-/// `activation(gate) * up`, where `x` (`[rows, 2n]`) holds the gate's `n` numbers and then up's: `[rows, n]`.
-///
-/// # Errors
-/// [`TchError::Torch`] where the last dimension is odd.
-pub fn gated(x: &Tensor, activation: Activation) -> Result<Tensor, TchError> {
-    // SAFETY: a live tensor that outlives the call.
-    let output = ffi::optional_result(|result| unsafe { ffi::tm_gated(result, x.as_ptr(), activation as i32) })?;
-    if let Some(output) = output {
-        return Ok(output);
-    }
-    let width = x.size().last().copied().unwrap_or_default();
-    if width % 2 != 0 {
-        return Err(TchError::Torch(format!("gated: rows of {width} numbers have no halves")));
-    }
-    tch::no_grad(|| {
-        let gate = x.f_narrow(-1, 0, width / 2)?;
-        let gate = match activation {
-            Activation::Silu => gate.f_silu()?,
-            Activation::Gelu => gate.f_gelu("none")?,
-            Activation::GeluTanh => gate.f_gelu("tanh")?,
-        };
-        gate.f_mul(&x.f_narrow(-1, width / 2, width / 2)?)
     })
 }
 

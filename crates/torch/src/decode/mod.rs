@@ -1,4 +1,4 @@
-//! What a decoder does between its matrix products: norms, gated activations, rotary positions, the paged key-value
+//! What a decoder does between its matrix products: norms, rotary positions, the paged key-value
 //! cache and attention on it.
 //!
 //! Each is one call that writes one output (or works in place), without gradients. On a processor, in float32, they run in
@@ -8,4 +8,4 @@ mod attention;
 mod elementwise;
 
 pub use attention::{AttentionBatch, PagedCache, attention, store};
-pub use elementwise::{Activation, add_rms_norm, gated, rms_norm, rotate};
+pub use elementwise::{add_rms_norm, rms_norm, rotate};
