@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tidemill_model::engine::EngineConfig;
-use tidemill_model::generation::{FinishReason, SamplingConfig};
+use tidemill_model::generation::{ConstraintSpec, FinishReason, SamplingConfig};
 use tidemill_model::tasks::generation::{GenerateRequest, Generator, GeneratorError, GeneratorOptions, Input};
 use tidemill_model::tasks::text_to_text::{TextToText, TextToTextError, TextToTextOptions};
 
@@ -159,4 +159,14 @@ fn a_prompt_is_a_source_and_its_answer_comes_piece_by_piece() {
     let usage = usage.unwrap();
     assert_eq!(usage.prompt_tokens, preparation.count_tokens("The tide").unwrap());
     assert_eq!(usage.completion_tokens, 24);
+
+    // BART's forced first token is no part of what a format says.
+    let format = Some(ConstraintSpec::Regex("[0-9]{3}".to_string()));
+    let request = GenerateRequest { format, ..GenerateRequest::of(Input::Text("The tide".to_string())) };
+    generator.submit(preparation.prepare(&request).unwrap()).unwrap();
+    let mut text = String::new();
+    while !generator.is_idle() {
+        generator.step().unwrap().iter().for_each(|output| text.push_str(&output.text));
+    }
+    assert!(text.len() == 3 && text.bytes().all(|digit| digit.is_ascii_digit()), "{text:?}");
 }

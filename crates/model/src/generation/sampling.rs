@@ -200,6 +200,21 @@ impl SamplingConfig {
         Ok(config)
     }
 
+    /// The same without beams where it draws, or tells log-probabilities: what a request asks for outweighs the beams that
+    /// only a default asks for.
+    pub fn yielding_beams(self) -> SamplingConfig {
+        match self.draws() || self.logprobs.is_some() {
+            true => SamplingConfig { beams: 1, ..self },
+            false => self,
+        }
+    }
+
+    /// Whether something shapes a draw.
+    fn draws(&self) -> bool {
+        (self.temperature != 0.0 && self.temperature != 1.0)
+            || (self.top_k, self.top_p, self.min_p, self.typical_p) != (0, 1.0, 0.0, 1.0)
+    }
+
     /// Whether every token is the likeliest one: no beams, temperature 0.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0 && self.beams == 1
@@ -246,9 +261,7 @@ impl SamplingConfig {
     }
 
     fn check_beams(&self) -> Result<(), SamplingError> {
-        let drawn = (self.temperature != 0.0 && self.temperature != 1.0)
-            || (self.top_k, self.top_p, self.min_p, self.typical_p) != (0, 1.0, 0.0, 1.0);
-        check("beams", !drawn, || {
+        check("beams", !self.draws(), || {
             "asks for a beam search, which draws nothing: leave out temperature, top_k, top_p, min_p and typical_p"
                 .to_string()
         })?;

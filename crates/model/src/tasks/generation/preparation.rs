@@ -314,14 +314,14 @@ impl Preparation {
         sampling.check()?;
         let echo = if sampling.echo { self.decode(&source)? } else { String::new() };
         let constraint = request.format.as_ref().map(|format| self.constraint(format)).transpose()?;
-        let request = Request {
-            source,
-            prompt: vec![sources.start()?],
-            sampling,
-            end_tokens: self.eos.clone(),
-            constraint,
-            key: request.key.clone(),
-        };
+        let mut prompt = vec![sources.start()?];
+        if constraint.is_some() {
+            // Forced tokens are no part of what the format says: the first becomes one that the answer begins with.
+            prompt.extend(sampling.forced_bos_token_id.take());
+            sampling.forced_eos_token_id = None;
+        }
+        let request =
+            Request { source, prompt, sampling, end_tokens: self.eos.clone(), constraint, key: request.key.clone() };
         Ok(Prepared { request, tools: None, echo })
     }
 
