@@ -133,7 +133,7 @@ impl SourceFormat {
                 if !target.is_empty() {
                     let language = self.languages.find(TARGET, target)?;
                     match begins_with_language {
-                        true => start = Some(language),
+                        true => (start, sampling.forced_bos_token_id) = (Some(language), None),
                         false => sampling.forced_bos_token_id = Some(language),
                     }
                 } else if input.purpose != Purpose::Summary
@@ -280,4 +280,76 @@ fn named(field: &'static str, language: &str) -> Result<&'static str, PrepareErr
 fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, PrepareError> {
     let encoded = tokenizer.encode_fast(text, false);
     Ok(encoded.map_err(|error| PrepareError::Tokenizer(error.to_string()))?.get_ids().to_vec())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Files of the tests' fixtures together in a folder, with keys added to its config.json.
+    fn folder(parts: &[(&str, &[&str])], config: Value) -> TempDir {
+        let (fixtures, folder) =
+            (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"), tempfile::tempdir().unwrap());
+        for (from, files) in parts {
+            for file in *files {
+                std::fs::copy(fixtures.join(from).join(file), folder.path().join(file)).unwrap();
+            }
+        }
+        let file = folder.path().join("config.json");
+        let mut keys: Map<String, Value> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        keys.extend(config.as_object().unwrap().clone());
+        std::fs::write(&file, serde_json::to_vec(&keys).unwrap()).unwrap();
+        folder
+    }
+
+    fn framed(folder: &TempDir, input: &TextToTextInput) -> Result<FramedSource, PrepareError> {
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        SourceFormat::new(&checkpoint, &tokenizer, 96).unwrap().source(&tokenizer, input)
+    }
+
+    fn translation(text: &str, source: &str, target: &str) -> TextToTextInput {
+        let purpose = Purpose::Translation { source: source.to_string(), target: target.to_string() };
+        TextToTextInput { text: text.to_string(), purpose, ..TextToTextInput::default() }
+    }
+
+    #[test]
+    fn marians_target_language_leads_the_text() {
+        let folder = folder(
+            &[
+                ("encoder_decoders/marian", &["config.json", "generation_config.json", "model.safetensors"]),
+                ("marian_tokenizer", &["source.spm", "vocab.json", "tokenizer_config.json"]),
+            ],
+            json!({}),
+        );
+        // As MarianTokenizer has ">>deu<< The tide comes in."
+        let tide = [4, 60, 81, 76, 84, 13, 14, 26, 4, 83, 10, 0];
+        let found = framed(&folder, &translation("The tide comes in.", "en", "deu")).unwrap();
+        assert_eq!((found.source, found.start), ([&[2][..], &tide].concat(), 63));
+        let found = framed(&folder, &translation("The tide comes in.", "", "")).unwrap();
+        assert_eq!(found.source, tide);
+        let problem = |source, target| framed(&folder, &translation("a", source, target)).unwrap_err().to_string();
+        assert!(problem("de", "").contains("source_language: is not the model's, which is \"en\""));
+        assert!(problem("", "fra").contains("target_language: is not one of the model's languages"));
+    }
+
+    #[test]
+    fn mbarts_answers_start_with_their_language_and_others_are_forced_to() {
+        const FILES: &[&str] =
+            &["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+        let of = |model_type: &str| folder(&[("checkpoints/m2m_100", FILES)], json!({"model_type": model_type}));
+        let input = translation("The tide", "ja", "de_DE");
+        let mbart = framed(&of("mbart"), &input).unwrap();
+        assert_eq!((mbart.start, mbart.sampling.forced_bos_token_id), (125, None));
+        let m2m = framed(&of("m2m_100"), &input).unwrap();
+        assert_eq!((m2m.start, m2m.sampling.forced_bos_token_id), (2, Some(125)));
+        assert_eq!(mbart.source, m2m.source);
+        assert_eq!(m2m.source.last(), Some(&126));
+    }
 }
