@@ -19,7 +19,6 @@ namespace tidemill {
 namespace {
 
 constexpr int64_t kRowBlock = 42 * kTile;          // rows whose activations stay in the cache together
-constexpr int64_t kFewTiles = 2;                    // up to so many, weights are decoded for each anew
 constexpr int64_t kHugePage = int64_t(2) << 20;    // bytes
 constexpr int64_t kWorthThreads = int64_t(96) << 10;  // bytes of weights below which one thread is faster than two
 
@@ -382,7 +381,7 @@ Shares share_out(int64_t tiles, int64_t panels) {
 
 // The activations of some rows, cut into tiles of nearly equal height. They lie chunk of inputs by chunk, tile by tile.
 struct Tiles {
-  int64_t rows = 0, count = 0, depth = 0, chunk = 0;
+  int64_t rows = 0, count = 0, depth = 0;
   bool pairs = false;
   char* values = nullptr;
   float* sums = nullptr;  // [tiles][groups][rows of the tile], or null
@@ -392,22 +391,22 @@ struct Tiles {
   int64_t first(int64_t tile) const { return tile * (rows / count) + std::min(tile, rows % count); }
   // Inputs from `k` on, where a chunk begins.
   char* at(int64_t tile, int64_t k) const {
-    const int64_t numbers = rows * k + first(tile) * (std::min(depth, k + chunk) - k);
+    const int64_t numbers = rows * k + first(tile) * (std::min(depth, k + kChunk) - k);
     return values + numbers * (pairs ? 2 : 4);
   }
   float* sums_of(int64_t tile) const { return sums == nullptr ? nullptr : sums + first(tile) * groups; }
 };
 
 Tiles pack_tiles(const Level& level, const Layout& layout, const float* x, int64_t stride, int64_t rows, Scratch& scratch) {
-  Tiles tiles{rows, (rows + kTile - 1) / kTile, layout.depth(), level.chunk(layout), level.takes_pairs(layout)};
+  Tiles tiles{rows, (rows + kTile - 1) / kTile, layout.depth(), level.takes_pairs(layout)};
   tiles.groups = layout.minima && tiles.pairs ? layout.groups() : 0;
   const int64_t bytes = (rows * tiles.depth * (tiles.pairs ? 2 : 4) + 63) / 64 * 64;
   tiles.values = scratch.take<char>(bytes + rows * tiles.groups * int64_t(sizeof(float)));
   if (tiles.groups > 0) tiles.sums = reinterpret_cast<float*>(tiles.values + bytes);
   const auto pack = [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++)
-      for (int64_t k = 0; k < tiles.depth; k += tiles.chunk)
-        level.tile(layout, x + tiles.first(t) * stride, stride, tiles.height(t), k, std::min(tiles.depth, k + tiles.chunk), tiles.at(t, k), tiles.sums_of(t));
+      for (int64_t k = 0; k < tiles.depth; k += kChunk)
+        level.tile(layout, x + tiles.first(t) * stride, stride, tiles.height(t), k, std::min(tiles.depth, k + kChunk), tiles.at(t, k), tiles.sums_of(t));
   };
   if (rows * tiles.depth < 65536) pack(0, tiles.count);
   else at::parallel_for(0, tiles.count, 1, pack);
@@ -441,12 +440,12 @@ void multiply(const Product& product, int64_t first, int64_t last, int64_t share
   const Tiles& any = product.activations.front();
   const int64_t first_row = any.first(first), rows = any.first(last) - first_row;
   float* c = totals.take<float>(rows * kColumns);
-  char* expanded = weights.take<char>(kExpandedBytes);
+  float* expanded = weights.take<float>(kChunk * kColumns);
   const double goal = double(product.matrix.bytes) / double(shares);
   for (const Matrix::Part& part : product.matrix.parts) {
     const Layout& layout = part.panels->layout;
     const Tiles& tiles = product.activations[part.activations];
-    const bool expands = level.expands(layout) && last - first > kFewTiles;
+    const bool expands = level.expands(layout) && last - first > 1;
     // A panel belongs to the share in which its middle lies.
     const auto edge = [&](int64_t s) {
       const double at = (goal * double(s) - double(part.bytes_before)) / double(layout.panel_bytes());
@@ -455,9 +454,9 @@ void multiply(const Product& product, int64_t first, int64_t last, int64_t share
     const int64_t from = edge(share), to = share + 1 == shares ? layout.panels() : edge(share + 1);
     for (int64_t i = from; i < to; i++) {
       const char* panel = part.panels->panel(i);
-      for (int64_t k = 0; k < layout.depth(); k += tiles.chunk) {
+      for (int64_t k = 0; k < layout.depth(); k += kChunk) {
         // One tile has its inputs in one piece.
-        const int64_t end = tiles.count == 1 ? layout.depth() : std::min(layout.depth(), k + tiles.chunk);
+        const int64_t end = tiles.count == 1 ? layout.depth() : std::min(layout.depth(), k + kChunk);
         if (expands) level.expand(layout, panel, k, end, expanded);
         float* at = c;
         for (int64_t t = first; t < last; at += tiles.height(t) * kColumns, t++)

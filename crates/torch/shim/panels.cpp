@@ -4,7 +4,6 @@
 #include "vector_math.hpp"
 
 #include <atomic>
-#include <type_traits>
 
 #define TIDEMILL_LEVEL portable
 #define TIDEMILL_TARGET
@@ -46,13 +45,12 @@
 namespace tidemill {
 namespace {
 
-#define TIDEMILL_KERNELS(level) level::product, level::expand, level::tile
 const Level kLevels[] = {
-    {"portable", false, TIDEMILL_KERNELS(portable), portable::attend, portable::merge},
+    {"portable", false, portable::product, portable::expand, portable::tile, portable::attend, portable::merge},
 #ifdef TIDEMILL_X86
-    {"avx2", false, TIDEMILL_KERNELS(avx2), avx2::attend, avx2::merge},
-    {"avx512", false, TIDEMILL_KERNELS(avx512), avx512::attend, avx512::merge},
-    {"avx512-bf16", true, TIDEMILL_KERNELS(pairs), avx512::attend, avx512::merge},
+    {"avx2", false, avx2::product, avx2::expand, avx2::tile, avx2::attend, avx2::merge},
+    {"avx512", false, avx512::product, avx512::expand, avx512::tile, avx512::attend, avx512::merge},
+    {"avx512-bf16", true, pairs::product, avx512::expand, pairs::tile, avx512::attend, avx512::merge},
 #endif
 };
 

@@ -27,9 +27,7 @@ namespace tidemill {
 constexpr int64_t kColumns = 32;  // outputs in a panel
 constexpr int64_t kTile = 12;     // rows that a kernel takes at once
 constexpr int64_t kAhead = 8192;  // bytes by which a kernel's reads of weights run ahead of it
-#ifndef KCHUNK
-#define KCHUNK 512
-#endif
+constexpr int64_t kChunk = 256;   // inputs that are walked before the next tile of rows: their weights stay in the cache
 
 struct AttentionShape;  // attention.hpp
 struct AttentionTask;
@@ -67,9 +65,9 @@ struct Level {
   // c[rows][kColumns] (+)= a times inputs [from, to) of a panel, for up to kTile rows; `from` and `to` are multiples of a
   // group. `a` holds these inputs as `tile` wrote them; `sums` is [groups][rows] from the first group on. `expanded` is
   // what `expand` made of the same inputs, or null.
-  void (*product)(const Layout&, const char* panel, const void* expanded, int64_t from, int64_t to, int64_t rows, const void* a, const float* sums, float* c, bool accumulate);
-  // Prepares inputs [from, to), a chunk at most, of a panel for many tiles.
-  void (*expand)(const Layout&, const char* panel, int64_t from, int64_t to, void* expanded);
+  void (*product)(const Layout&, const char* panel, const float* expanded, int64_t from, int64_t to, int64_t rows, const void* a, const float* sums, float* c, bool accumulate);
+  // Inputs [from, to), a chunk at most, of a panel as float32 [to - from][kColumns].
+  void (*expand)(const Layout&, const char* panel, int64_t from, int64_t to, float* expanded);
   // Inputs [from, to) of up to kTile rows of activations as float32 [to - from][rows] or as pairs of bfloat16
   // [(to - from) / 2][rows], zeros past the last input. `sums`, which may be null, as above: a group's activations added.
   void (*tile)(const Layout&, const float* x, int64_t stride, int64_t rows, int64_t from, int64_t to, void* a, float* sums);
@@ -79,13 +77,10 @@ struct Level {
   void (*merge)(const AttentionShape&, const float* parts, int64_t blocks, int64_t step, float* scratch, float* out);
 
   bool takes_pairs(const Layout& layout) const { return pairs && layout.format != Format::Float32; }
-  // Whether `expand` is for this format: what must be brought into another form is brought there once for many tiles.
-  bool expands(const Layout& layout) const { return pairs ? layout.grouped() : layout.format != Format::Float32; }
-  // Inputs that are walked before the next tile of rows, so that their weights stay in the first cache.
-  int64_t chunk(const Layout& layout) const { return takes_pairs(layout) ? KCHUNK : 256; }
+  // Whether the weights of this format are brought into another form once for many tiles, by `expand`. Kernels for pairs
+  // are as fast without.
+  bool expands(const Layout& layout) const { return !pairs && layout.format != Format::Float32; }
 };
-
-constexpr int64_t kExpandedBytes = 32 * 1024;  // what `expand` writes at most
 
 const Level& level();
 
