@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tidemill_model::Checkpoint;
 use tidemill_model::decoders::is_decoder;
+use tidemill_model::encoder_decoders::is_encoder_decoder;
 use tidemill_model::encoders::is_encoder;
 use tidemill_model::engine::EngineConfig;
 use tidemill_model::tasks::generation::{GenerateRequest, Generator, GeneratorOptions, Input};
@@ -19,7 +20,7 @@ use crate::encoder;
 use crate::error::ServeError;
 use crate::generation::{self, OpenedGenerator, SamplingConfig};
 use crate::metrics::Metrics;
-use crate::model::{Model, ModelInfo};
+use crate::model::{Model, ModelInfo, TextToTextHandle};
 use crate::model_path::ModelPath;
 use crate::thread::Loading;
 
@@ -30,9 +31,15 @@ const VERSION: &str = "1";
 pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics>) -> Result<Loading, ServeError> {
     let checkpoint = Checkpoint::open(&path.path).map_err(|error| fail(&path, &error))?;
     let model_type = checkpoint.config().get("model_type").and_then(|value| value.as_str()).unwrap_or_default();
-    if is_decoder(model_type) {
+    if is_decoder(model_type) || is_encoder_decoder(model_type) {
+        let wrap = match is_decoder(model_type) {
+            true => Model::Generator,
+            false => |handle| Model::TextToText(TextToTextHandle::Generator(handle)),
+        };
         let (options, threads) = (options(config), config.threads.unwrap_or(1));
-        return generation::spawn(path.label(), config, metrics, move || open_generator(&path, &options, threads));
+        return generation::spawn(path.label(), config, metrics, wrap, move || {
+            open_generator(&path, &options, threads)
+        });
     }
     if is_encoder(model_type) {
         return start_encoder(path, checkpoint, config, metrics);
@@ -111,7 +118,7 @@ fn precision(precision: CheckpointPrecision) -> Precision {
     }
 }
 
-/// Opens a decoder and lets it generate once, so that what is done once (packing weights, measuring kernels) is done before
+/// Opens a model that generates and lets it do so once, so that what is done once (packing weights, measuring kernels) is done before
 /// the first caller waits for it. To be called on the thread that will own the model: libtorch and OpenMP keep the number
 /// of threads for each calling thread.
 fn open_generator(

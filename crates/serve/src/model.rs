@@ -24,8 +24,38 @@ pub(crate) type EmbedderHandle = BatchHandle<EmbedInput, Vec<f32>>;
 pub(crate) type RerankerHandle = BatchHandle<RerankInput, f32>;
 /// The entities of a text.
 pub(crate) type EntitiesHandle = BatchHandle<String, Vec<Entity>>;
+
 /// A text for a text.
-pub(crate) type TextToTextHandle = BatchHandle<TextToTextInput, TextToTextAnswer>;
+#[derive(Clone, Debug)]
+pub(crate) enum TextToTextHandle {
+    /// A model of the program's own that answers whole batches.
+    Batch(BatchHandle<TextToTextInput, TextToTextAnswer>),
+    /// A checkpoint's, which writes many texts at once token by token.
+    Generator(GeneratorHandle),
+}
+
+impl TextToTextHandle {
+    pub(crate) fn info(&self) -> &ModelInfo {
+        match self {
+            TextToTextHandle::Batch(handle) => handle.info(),
+            TextToTextHandle::Generator(handle) => handle.info(),
+        }
+    }
+
+    pub(crate) fn readiness(&self) -> &Readiness {
+        match self {
+            TextToTextHandle::Batch(handle) => handle.readiness(),
+            TextToTextHandle::Generator(handle) => handle.readiness(),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        match self {
+            TextToTextHandle::Batch(handle) => handle.close(),
+            TextToTextHandle::Generator(handle) => handle.close(),
+        }
+    }
+}
 
 /// A model of any kind.
 #[derive(Clone, Debug)]
@@ -67,7 +97,7 @@ impl Model {
 
     /// Leaves what it has: for when there is no more time.
     pub(crate) fn abort(&self) {
-        if let Model::Generator(handle) = self {
+        if let Some(handle) = GeneratorHandle::of(self) {
             handle.abort();
         }
     }
@@ -114,4 +144,14 @@ kind!(EmbedderHandle, Embedder, "embeds texts");
 kind!(RerankerHandle, Reranker, "scores texts by a query");
 kind!(EntitiesHandle, Entities, "finds entities");
 kind!(TextToTextHandle, TextToText, "turns texts into texts");
-kind!(GeneratorHandle, Generator, "generates text");
+
+impl Kind for GeneratorHandle {
+    const DOES: &'static str = "generates text";
+
+    fn of(model: &Model) -> Option<&Self> {
+        match model {
+            Model::Generator(handle) | Model::TextToText(TextToTextHandle::Generator(handle)) => Some(handle),
+            _ => None,
+        }
+    }
+}

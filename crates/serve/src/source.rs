@@ -10,7 +10,7 @@ use crate::config::ServerConfig;
 use crate::error::ServeError;
 use crate::generation::{self, Generator, OpenedGenerator};
 use crate::metrics::Metrics;
-use crate::model::{Model, ModelInfo};
+use crate::model::{Model, ModelInfo, TextToTextHandle};
 use crate::model_path::ModelPath;
 use crate::tasks::{EmbedInput, Entity, RerankInput, TextToTextAnswer, TextToTextInput};
 use crate::thread::Loading;
@@ -103,7 +103,8 @@ impl ModelSource {
         info: ModelInfo,
         open: impl FnOnce() -> Result<Opened<TextToTextInput, M>, OwnError> + Send + 'static,
     ) -> ModelSource {
-        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::TextToText, open))
+        let wrap = |handle| Model::TextToText(TextToTextHandle::Batch(handle));
+        own(info, open, move |label, config, metrics, open| batch::spawn(label, config, metrics, wrap, open))
     }
 
     /// A generator of the program's own.
@@ -111,7 +112,9 @@ impl ModelSource {
         info: ModelInfo,
         open: impl FnOnce() -> Result<OpenedGenerator<G>, OwnError> + Send + 'static,
     ) -> ModelSource {
-        own(info, open, generation::spawn)
+        own(info, open, |label, config, metrics, open| {
+            generation::spawn(label, config, metrics, Model::Generator, open)
+        })
     }
 
     /// Starts to open it, on its thread. Gives also where it comes from, for messages.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+pub use tidemill_model::tasks::text_to_text::{Purpose, TextToTextInput};
+
 use crate::batch::Input;
 
 /// A text to be turned into a vector.
@@ -44,34 +46,6 @@ pub struct Entity {
     pub start: usize,
     /// The character after its last.
     pub end: usize,
-}
-
-/// A text to be summarised or translated.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TextToTextInput {
-    /// The text.
-    pub text: String,
-    /// What is wanted.
-    pub purpose: Purpose,
-    /// Most tokens of the answer. `None`: as the checkpoint says.
-    pub max_tokens: Option<usize>,
-    /// Beams of the search, 1 for greedy. `None`: as the checkpoint says.
-    pub beams: Option<usize>,
-}
-
-/// What a text-to-text model is used for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Purpose {
-    /// A summary.
-    #[default]
-    Summary,
-    /// A translation. An empty language is the checkpoint's own, where it has one.
-    Translation {
-        /// The text's language, as the checkpoint names it: `eng_Latn`, `en_XX`, `en`.
-        source: String,
-        /// The answer's.
-        target: String,
-    },
 }
 
 /// What a text-to-text model answers.

@@ -1,4 +1,5 @@
-//! `tidemill generate MODEL PROMPT`: a checkpoint goes on with a text, which is printed as it comes.
+//! `tidemill generate MODEL PROMPT`: a checkpoint goes on with a text, or an encoder-decoder writes one from it; it is printed
+//! as it comes.
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use tidemill_torch::Precision;
 use crate::commands::{print_json, use_threads};
 use crate::exit::Internal;
 
-/// Let a checkpoint go on with a text
+/// Let a checkpoint go on with a text, or write one from it
 ///
 /// The prompt comes from the argument, else from standard input. The text is printed as it comes.
 #[derive(clap::Args)]
@@ -32,6 +33,7 @@ pub(crate) struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   tidemill generate SmolLM2-135M-Instruct.Q4_1.gguf 'The tide' --max-tokens 60
+  tidemill generate flan-t5-small 'translate English to German: The tide' --beams 4
   tidemill generate model-folder 'Once' --temperature 0.8 --top-p 0.95 --seed 7 -n 3
   tidemill generate model-folder 'A date: ' --regex '[0-9]{4}-[0-9]{2}-[0-9]{2}'
   cat prompt.txt | tidemill generate model-folder --json";
@@ -117,9 +119,9 @@ pub(crate) struct SamplingArguments {
     #[arg(short, long, value_name = "COUNT", default_value_t = 1)]
     n: usize,
 
-    /// Search with this many beams instead of drawing
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    beams: usize,
+    /// Search with this many beams instead of drawing; by default as the checkpoint says
+    #[arg(long, value_name = "COUNT")]
+    beams: Option<usize>,
 
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -146,7 +148,7 @@ impl SamplingArguments {
     /// The keys that were given over `defaults`.
     pub(crate) fn over(&self, defaults: &SamplingConfig) -> SamplingConfig {
         let own = defaults.clone();
-        SamplingConfig {
+        let sampling = SamplingConfig {
             max_tokens: self.max_tokens.or(own.max_tokens),
             temperature: self.temperature.unwrap_or(own.temperature),
             top_k: self.top_k.unwrap_or(own.top_k),
@@ -155,10 +157,11 @@ impl SamplingArguments {
             repetition_penalty: self.repetition_penalty.unwrap_or(own.repetition_penalty),
             seed: self.seed.or(own.seed),
             n: self.n,
-            beams: self.beams,
+            beams: self.beams.unwrap_or(own.beams),
             stop: self.stop.clone(),
             ..own
-        }
+        };
+        if self.beams.is_some() { sampling } else { sampling.yielding_beams() }
     }
 
     /// What the answer must look like.

@@ -6,7 +6,9 @@ mod error;
 mod export;
 mod folder;
 pub mod gguf;
+mod marian_tokenizer;
 mod sentence_transformer;
+mod sentencepiece;
 mod shards;
 mod special_tokens;
 
@@ -60,6 +62,7 @@ pub struct Checkpoint {
     contents: Contents,
     config: Map<String, Value>,
     generation_config: Option<Map<String, Value>>,
+    tokenizer_config: Option<Map<String, Value>>,
     chat_templates: BTreeMap<String, String>,
     special_tokens: SpecialTokens,
     model_max_length: Option<usize>,
@@ -141,6 +144,11 @@ impl Checkpoint {
         self.generation_config.as_ref()
     }
 
+    /// What `transformers` knows of the tokeniser beside its own file: `tokenizer_config.json`.
+    pub fn tokenizer_config(&self) -> Option<&Map<String, Value>> {
+        self.tokenizer_config.as_ref()
+    }
+
     /// The chat template, as Jinja.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_templates.get("default").map(String::as_str)
@@ -202,9 +210,15 @@ impl Checkpoint {
         if let Contents::Gguf(gguf) = &self.contents {
             return Ok(gguf.tokenizer_json()?);
         }
-        let file = self.path.join(folder::TOKENIZER);
-        folder::read_optional(&file)?.ok_or_else(|| {
+        folder_tokenizer(&self.path, &self.config)?.ok_or_else(|| {
             let folder = self.path.display();
+            let file = self.path.join(folder::TOKENIZER);
+            if self.config.get("model_type").and_then(Value::as_str) == Some("m2m_100") {
+                // transformers reads sentencepiece.bpe.model and vocab.json by code that makes no tokenizer.json.
+                let problem = "is missing, and transformers cannot make one from M2M100's files; take a checkpoint of NLLB, \
+                               which has it";
+                return CheckpointError::file(&file, problem);
+            }
             CheckpointError::file(
                 &file,
                 format!(
@@ -242,6 +256,7 @@ fn open_gguf(path: &Path, file: &Path) -> Result<Checkpoint, CheckpointError> {
     Ok(Checkpoint {
         path: path.to_path_buf(),
         generation_config: gguf::generation_config(&gguf),
+        tokenizer_config: None,
         chat_templates: gguf.chat_templates()?,
         special_tokens: gguf::special_tokens(&gguf)?,
         model_max_length: longest(&config),
@@ -259,7 +274,7 @@ fn open_folder(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let tokenizer_config = json(folder::TOKENIZER_CONFIG)?;
     let special_tokens_map = json(folder::SPECIAL_TOKENS_MAP)?;
     let tokenizer_file = path.join(folder::TOKENIZER);
-    let tokenizer = folder::read_optional(&tokenizer_file)?;
+    let tokenizer = folder_tokenizer(path, &config)?;
     let outline: TokenizerOutline = match &tokenizer {
         Some(bytes) => serde_json::from_slice(bytes)
             .map_err(|error| CheckpointError::file(&tokenizer_file, format!("is not a tokeniser: {error}")))?,
@@ -281,8 +296,17 @@ fn open_folder(path: &Path) -> Result<Checkpoint, CheckpointError> {
         contents: Contents::Folder(weights),
         config,
         generation_config,
+        tokenizer_config,
         special_tokens,
     })
+}
+
+/// The tokeniser of a folder: its `tokenizer.json`, or what Marian's own files come to.
+fn folder_tokenizer(path: &Path, config: &Map<String, Value>) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match folder::read_optional(&path.join(folder::TOKENIZER))? {
+        Some(json) => Ok(Some(json)),
+        None => marian_tokenizer::tokenizer_json(path, config),
+    }
 }
 
 /// Looks a token up in the whole tokeniser, which is loaded for the first question.

@@ -32,6 +32,10 @@ pub struct SpecialTokens {
     pub adds_bos: bool,
     /// Whether the tokeniser puts `eos` after every text.
     pub adds_eos: bool,
+    /// Every token that the tokeniser puts before a text, as far as its files say.
+    pub before: Vec<u32>,
+    /// Every token that it puts after one.
+    pub after: Vec<u32>,
 }
 
 /// What of a `tokenizer.json` is needed to know the special tokens; its vocabulary is skipped.
@@ -94,7 +98,7 @@ impl Sources<'_> {
         let (before, after) = frame(&self.outline.post_processor);
         let adds_bos = bos.as_ref().is_some_and(|bos| before.contains(&bos.id));
         let adds_eos = eos.iter().any(|eos| after.contains(&eos.id));
-        SpecialTokens { bos, eos, pad, unk, mask, adds_bos, adds_eos }
+        SpecialTokens { bos, eos, pad, unk, mask, adds_bos, adds_eos, before, after }
     }
 
     fn table(&self) -> Table {

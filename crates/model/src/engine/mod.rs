@@ -81,6 +81,13 @@ pub struct Request {
     pub key: String,
 }
 
+impl Request {
+    /// How many tokens of it the model reads: the source's, or where there is none the prompt's.
+    pub fn read_tokens(&self) -> usize {
+        if self.source.is_empty() { self.prompt.len() } else { self.source.len() }
+    }
+}
+
 /// What a step brought.
 #[derive(Clone, Debug)]
 pub enum Event {

@@ -55,6 +55,7 @@ pub struct BeamSearch {
     max_tokens: usize,
     length_penalty: f64,
     early_stopping: EarlyStopping,
+    renormalizes: bool,
     eos: usize,
     generated: usize,
     done: bool,
@@ -107,6 +108,7 @@ impl BeamSearch {
             max_tokens,
             length_penalty: f64::from(config.length_penalty),
             early_stopping: config.early_stopping,
+            renormalizes: config.renormalize_logits,
             generated: 0,
             done: max_tokens == 0,
             maxima: Maxima::default(),
@@ -171,7 +173,13 @@ impl BeamSearch {
             row.iter_mut().for_each(|logit| *logit -= total);
             self.processors.apply(&beam.history, row);
             match self.maxima.scan(row) {
-                Ok(_) => self.maxima.largest(row, kept, &mut found),
+                Ok(largest) => {
+                    if self.renormalizes {
+                        let total = log_sum_exp(row, largest);
+                        row.iter_mut().for_each(|logit| *logit -= total);
+                    }
+                    self.maxima.largest(row, kept, &mut found);
+                }
                 // A beam that can go nowhere ends unheard, as long as another one lives.
                 Err(SamplingError::NothingLeft) => found.clear(),
                 Err(error) => return Err(error),
@@ -261,6 +269,20 @@ mod tests {
         assert!(next.iter().all(|beam| (beam.parent, beam.token) != (0, 3)));
         assert_eq!(search.clone().into_hypotheses()[0].tokens, [2, 3]);
         assert_eq!(search.into_hypotheses().len(), 2);
+    }
+
+    #[test]
+    fn probabilities_are_taken_anew_of_the_tokens_that_are_left() {
+        let score = |renormalize_logits| {
+            let config =
+                SamplingConfig { suppress_tokens: vec![2], max_tokens: Some(1), renormalize_logits, ..config(2) };
+            let mut search = BeamSearch::new(&config, &[1], &[0], 3, 9).unwrap();
+            // Probabilities of 1/4, 1/4 and 1/2.
+            assert!(search.step(&mut [0.0, 0.0, 2_f32.ln()], None).unwrap().is_empty());
+            search.into_hypotheses()[0].score
+        };
+        assert!((score(false) - 0.25_f32.ln()).abs() < 1e-6);
+        assert!((score(true) - 0.5_f32.ln()).abs() < 1e-6);
     }
 
     #[test]

@@ -86,6 +86,9 @@ pub struct SamplingConfig {
     pub beams: usize,
     /// A beam's score is its log-probability over its length to this power. Default 1.
     pub length_penalty: f32,
+    /// Whether a beam search takes probabilities anew of the tokens that are left after penalties and bans, as Marian's
+    /// checkpoints ask for; a draw always does. Default no.
+    pub renormalize_logits: bool,
     /// When a beam search ends that has found enough. Default `false`.
     pub early_stopping: EarlyStopping,
     /// Whether log-probabilities are wanted, and of how many of the likeliest tokens beside the chosen one.
@@ -131,6 +134,7 @@ impl Default for SamplingConfig {
             n: 1,
             beams: 1,
             length_penalty: 1.0,
+            renormalize_logits: false,
             early_stopping: EarlyStopping::No,
             logprobs: None,
             echo: false,
@@ -171,6 +175,7 @@ impl SamplingConfig {
             let wrong = |_| SamplingError::config("early_stopping", "must be true, false or \"never\"");
             config.early_stopping = EarlyStopping::deserialize(value).map_err(wrong)?;
         }
+        config.renormalize_logits = present(json, "renormalize_logits").and_then(Value::as_bool).unwrap_or(false);
         if !present(json, "do_sample").and_then(Value::as_bool).unwrap_or(false) {
             config.temperature = 0.0;
         }
@@ -198,6 +203,21 @@ impl SamplingConfig {
         config.suppress_tokens = suppressed(json);
         config.check()?;
         Ok(config)
+    }
+
+    /// The same without beams where it draws, or tells log-probabilities: what a request asks for outweighs the beams that
+    /// only a default asks for.
+    pub fn yielding_beams(self) -> SamplingConfig {
+        match self.draws() || self.logprobs.is_some() {
+            true => SamplingConfig { beams: 1, ..self },
+            false => self,
+        }
+    }
+
+    /// Whether something shapes a draw.
+    fn draws(&self) -> bool {
+        (self.temperature != 0.0 && self.temperature != 1.0)
+            || (self.top_k, self.top_p, self.min_p, self.typical_p) != (0, 1.0, 0.0, 1.0)
     }
 
     /// Whether every token is the likeliest one: no beams, temperature 0.
@@ -246,9 +266,7 @@ impl SamplingConfig {
     }
 
     fn check_beams(&self) -> Result<(), SamplingError> {
-        let drawn = (self.temperature != 0.0 && self.temperature != 1.0)
-            || (self.top_k, self.top_p, self.min_p, self.typical_p) != (0, 1.0, 0.0, 1.0);
-        check("beams", !drawn, || {
+        check("beams", !self.draws(), || {
             "asks for a beam search, which draws nothing: leave out temperature, top_k, top_p, min_p and typical_p"
                 .to_string()
         })?;

@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tch::{Device, Kind};
 use tidemill_torch::Precision;
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::decoders;
-use crate::engine::{Engine, EngineConfig, EngineState, Event, Refused, RequestId, TokenEngine};
+use crate::encoder_decoders::{self, is_encoder_decoder};
+use crate::engine::{EncoderDecoderEngine, Engine, EngineConfig, EngineState, Event, Refused, RequestId, TokenEngine};
 use crate::error::ModelError;
 use crate::generation::{
     Chosen, FinishReason, Output as TextOutput, ParsedToolCall, SamplingError, TemplateError, ToolEvent, ToolParser,
@@ -50,6 +52,14 @@ impl Default for GeneratorOptions {
     }
 }
 
+impl GeneratorOptions {
+    /// Positions that the cache has room for, each of `width` keys and as many values in all layers together.
+    fn cache_tokens(&self, width: i64, kind: Kind) -> usize {
+        let bytes = usize::try_from(2 * width).unwrap_or_default() * kind.elt_size_in_bytes();
+        self.cache_bytes / bytes.max(1)
+    }
+}
+
 /// The longest context where none is asked for.
 const DEFAULT_CONTEXT: usize = 8192;
 
@@ -66,6 +76,14 @@ pub enum GeneratorError {
     /// Its chat template.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// It was to summarise or translate.
+    #[error(
+        "the model continues texts, and does not turn them into others: only encoder-decoders do, such as T5 or NLLB"
+    )]
+    NotTextToText,
+    /// Nothing says what its decoder starts with.
+    #[error("generation_config.json: \"decoder_start_token_id\" is missing; the model's card says which token it is")]
+    NoStart,
     /// Its `generation_config.json`.
     #[error("generation_config.json: {0}")]
     Sampling(#[from] SamplingError),
@@ -146,6 +164,7 @@ pub struct Generator {
     engine: Box<dyn TokenEngine>,
     preparation: Arc<Preparation>,
     active: BTreeMap<RequestId, Active>,
+    max_waiting: usize,
 }
 
 /// What is kept of a request that runs.
@@ -172,6 +191,10 @@ impl Generator {
     pub fn open(path: &Path, options: &GeneratorOptions) -> Result<Generator, GeneratorError> {
         let checkpoint = Checkpoint::open(path)?;
         let parameters = Parameters::mapped(checkpoint.source()?, options.device).with_precision(options.precision);
+        let model_type = checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default();
+        if is_encoder_decoder(model_type) {
+            return Generator::open_encoder_decoder(&checkpoint, &parameters, options);
+        }
         let longest = options.max_context.unwrap_or(DEFAULT_CONTEXT);
         let longest = checkpoint.model_max_length().map_or(longest, |most| most.min(longest));
         let model = decoders::build(&parameters.root(), checkpoint.config(), longest as i64)?;
@@ -181,16 +204,34 @@ impl Generator {
             true => Kind::Float,
             false => Kind::BFloat16,
         };
-        let bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * cache_kind.elt_size_in_bytes() as i64;
+        let tokens = options.cache_tokens(shape.layers * shape.kv_heads * shape.head_dim, cache_kind);
         let positions = usize::try_from(shape.positions).unwrap_or_default();
-        let tokens = options.cache_bytes / usize::try_from(bytes).unwrap_or(1).max(1);
         let most = positions.saturating_mul(options.engine.max_sequences);
         let cache_tokens = tokens.clamp(options.engine.block_size, most.max(options.engine.block_size));
         let config = EngineConfig { cache_tokens, cache_kind, ..options.engine };
         let engine = Engine::new(model, config, options.device)?;
         let vocabulary = usize::try_from(shape.vocabulary).unwrap_or_default();
         let preparation = Arc::new(Preparation::new(&checkpoint, vocabulary, engine.longest())?);
-        Ok(Generator { engine: Box::new(engine), preparation, active: BTreeMap::new() })
+        Ok(Generator::new(Box::new(engine), preparation, options))
+    }
+
+    fn open_encoder_decoder(
+        checkpoint: &Checkpoint,
+        parameters: &Parameters,
+        options: &GeneratorOptions,
+    ) -> Result<Generator, GeneratorError> {
+        // What the tokeniser's files bound is what the model was trained on; relative positions allow more on demand.
+        let longest = options.max_context.or(checkpoint.model_max_length()).unwrap_or(DEFAULT_CONTEXT);
+        let model = encoder_decoders::build(&parameters.root(), checkpoint.config(), longest as i64)?;
+        let shape = model.shape();
+        let cache_tokens = options.cache_tokens(shape.layers * shape.heads * shape.head_dim, Kind::Float);
+        let engine = EncoderDecoderEngine::new(model, EngineConfig { cache_tokens, ..options.engine })?;
+        let preparation = Arc::new(Preparation::of_encoder_decoder(checkpoint, &shape)?);
+        Ok(Generator::new(Box::new(engine), preparation, options))
+    }
+
+    fn new(engine: Box<dyn TokenEngine>, preparation: Arc<Preparation>, options: &GeneratorOptions) -> Generator {
+        Generator { engine, preparation, active: BTreeMap::new(), max_waiting: options.engine.max_waiting }
     }
 
     /// What checks and prepares requests; for any thread.
@@ -205,7 +246,7 @@ impl Generator {
     pub fn submit(&mut self, prepared: Prepared) -> Result<RequestId, Refused> {
         let Prepared { request, tools, echo } = prepared;
         let (sampling, eos) = (request.sampling.clone(), request.end_tokens.clone());
-        let usage = Usage { prompt_tokens: request.prompt.len(), completion_tokens: 0 };
+        let usage = Usage { prompt_tokens: request.read_tokens(), completion_tokens: 0 };
         let room = self.engine.longest().saturating_sub(request.prompt.len());
         let id = self.engine.submit(request)?;
         let answer = || Answer {
@@ -223,6 +264,18 @@ impl Generator {
     pub fn cancel(&mut self, request: RequestId) {
         self.engine.cancel(request);
         self.active.remove(&request);
+    }
+
+    /// Forgets all requests.
+    pub fn cancel_all(&mut self) {
+        for (request, _) in std::mem::take(&mut self.active) {
+            self.engine.cancel(request);
+        }
+    }
+
+    /// Whether another request may wait.
+    pub fn has_room(&self) -> bool {
+        self.engine.state().waiting < self.max_waiting
     }
 
     /// Whether there is nothing to do.

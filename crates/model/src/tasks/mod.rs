@@ -1,6 +1,6 @@
 //! What checkpoints are for, one file a task: typed inputs to typed outputs over a loaded model. Encoders answer a batch of
-//! texts at a time, each task with the head that it needs; what generates is in [`generation`]. Knows nothing of sockets;
-//! answers do not depend on what else is in the batch, but for rounding.
+//! texts at a time, each task with the head that it needs; what generates is in [`generation`] and [`text_to_text`]. Knows
+//! nothing of sockets; answers do not depend on what else is in the batch, but for rounding.
 
 mod embedding;
 mod fill_mask;
@@ -11,6 +11,7 @@ mod sequence_classification;
 mod task;
 mod text_model;
 mod text_preparation;
+pub mod text_to_text;
 mod token_classification;
 
 use tch::{Device, Kind};

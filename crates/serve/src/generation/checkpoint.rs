@@ -7,6 +7,7 @@ use tidemill_model::generation::SamplingError;
 use tidemill_model::tasks::generation::{self as tasks, Output, PrepareError, Prepared};
 
 use super::{EngineState, Finish, GenerateRequest, Generator, Piece, Preparation, RequestError, SamplingConfig, Usage};
+use crate::tasks::TextToTextInput;
 
 impl Generator for tasks::Generator {
     type Id = RequestId;
@@ -62,21 +63,11 @@ impl Preparation for tasks::Preparation {
     type Prepared = Prepared;
 
     fn prepare(&self, request: &GenerateRequest) -> Result<Prepared, RequestError> {
-        tasks::Preparation::prepare(self, request).map_err(|error| {
-            let field = match &error {
-                PrepareError::Sampling(SamplingError::Config { key, problem }) => {
-                    return RequestError::invalid(*key, problem.clone());
-                }
-                PrepareError::TooLong { .. } => {
-                    return RequestError::TooLong { problem: without_field(&error.to_string()) };
-                }
-                PrepareError::Sampling(_) => "sampling",
-                PrepareError::Template(_) | PrepareError::NoTemplate => "messages",
-                PrepareError::Format(_) => "format",
-                _ => "prompt",
-            };
-            RequestError::invalid(field, without_field(&error.to_string()))
-        })
+        tasks::Preparation::prepare(self, request).map_err(refused)
+    }
+
+    fn prepare_text_to_text(&self, input: &TextToTextInput) -> Result<Prepared, RequestError> {
+        tasks::Preparation::prepare_text_to_text(self, input).map_err(refused)
     }
 
     fn defaults(&self) -> SamplingConfig {
@@ -92,10 +83,28 @@ impl Preparation for tasks::Preparation {
     }
 }
 
+fn refused(error: PrepareError) -> RequestError {
+    let field = match &error {
+        PrepareError::Sampling(SamplingError::Config { key, problem }) => {
+            return RequestError::invalid(*key, problem.clone());
+        }
+        PrepareError::TooLong { .. } | PrepareError::SourceTooLong { .. } => {
+            return RequestError::TooLong { problem: without_field(&error.to_string()) };
+        }
+        PrepareError::Language { field, problem } => return RequestError::invalid(*field, problem.clone()),
+        PrepareError::Sampling(_) => "sampling",
+        PrepareError::Template(_) | PrepareError::NoTemplate => "messages",
+        PrepareError::Format(_) => "format",
+        PrepareError::NotTextToText => "model",
+        _ => "prompt",
+    };
+    RequestError::invalid(field, without_field(&error.to_string()))
+}
+
 // The library's sentences begin with the field, "prompt: it has …".
 fn without_field(sentence: &str) -> String {
     match sentence.split_once(": ") {
-        Some(("prompt" | "messages" | "format", rest)) => rest.to_owned(),
+        Some(("prompt" | "messages" | "format" | "text" | "model", rest)) => rest.to_owned(),
         _ => sentence.to_owned(),
     }
 }

@@ -31,11 +31,13 @@ pub(super) struct Arrival<P> {
     pub(super) ended: Arc<OnceLock<Refusal>>,
 }
 
-/// Starts a thread that opens a generator and then serves it. `label` names it until its own name is known.
+/// Starts a thread that opens a generator and then serves it. `label` names it until its own name is known; `wrap` says what
+/// kind of model it is.
 pub(crate) fn spawn<G: Generator>(
     label: String,
     config: &ServerConfig,
     metrics: Arc<Metrics>,
+    wrap: impl FnOnce(GeneratorHandle) -> Model + Send + 'static,
     open: impl FnOnce() -> Result<(ModelInfo, OpenedGenerator<G>), ServeError> + Send + 'static,
 ) -> Result<Loading, ServeError> {
     let (max_waiting, backlog) = (config.max_waiting, config.max_stream_backlog);
@@ -52,7 +54,7 @@ pub(crate) fn spawn<G: Generator>(
         let state = generator.state();
         let mut executor =
             Executor { serving, active: BTreeMap::new(), generator, arrivals, abort, metrics, state, name };
-        if tell.send(Ok(Model::Generator(handle))).is_ok() {
+        if tell.send(Ok(wrap(handle))).is_ok() {
             executor.run();
         }
     })

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::model::ModelInfo;
 use crate::refusal::Refusal;
+use crate::tasks::TextToTextInput;
 use crate::thread::{Abort, Readiness, lock};
 
 /// A handle on a generator that runs on a thread of its own. Cheap to clone; the thread ends when the last handle is
@@ -94,6 +95,22 @@ impl GeneratorHandle {
         request: GenerateRequest,
         deadline: Option<Instant>,
     ) -> Result<Generation, Refusal> {
+        self.begin(Ask::Generate(Box::new(request)), deadline).await
+    }
+
+    /// The same for a text to be summarised or translated.
+    ///
+    /// # Errors
+    /// As [`GeneratorHandle::generate`].
+    pub(crate) async fn rewrite(
+        &self,
+        input: TextToTextInput,
+        deadline: Option<Instant>,
+    ) -> Result<Generation, Refusal> {
+        self.begin(Ask::Rewrite(input), deadline).await
+    }
+
+    async fn begin(&self, request: Ask, deadline: Option<Instant>) -> Result<Generation, Refusal> {
         if !self.readiness().is_ready() {
             return Err(self.not_ready());
         }
@@ -105,7 +122,7 @@ impl GeneratorHandle {
         }
     }
 
-    async fn submit(&self, request: GenerateRequest, deadline: Option<Instant>) -> Result<Generation, Refusal> {
+    async fn submit(&self, request: Ask, deadline: Option<Instant>) -> Result<Generation, Refusal> {
         let arrived = Instant::now();
         let line = Arc::clone(&self.shared.line);
         // Writing a conversation out, tokenising it and compiling a grammar take too long for a worker of the runtime.
@@ -196,6 +213,12 @@ impl Answer {
     }
 }
 
+// What a caller wants.
+enum Ask {
+    Generate(Box<GenerateRequest>),
+    Rewrite(TextToTextInput),
+}
+
 enum PutError {
     Refused(RequestError),
     Closed,
@@ -210,7 +233,7 @@ struct Placed {
 
 // The line before a generator, whatever it makes of requests.
 trait Line: Send + Sync {
-    fn put(&self, request: GenerateRequest, arrived: Instant) -> Result<Placed, PutError>;
+    fn put(&self, request: Ask, arrived: Instant) -> Result<Placed, PutError>;
     fn close(&self);
     fn defaults(&self) -> SamplingConfig;
     fn context_length(&self) -> usize;
@@ -225,8 +248,12 @@ struct PreparedLine<P> {
 }
 
 impl<P: Send + 'static> Line for PreparedLine<P> {
-    fn put(&self, request: GenerateRequest, arrived: Instant) -> Result<Placed, PutError> {
-        let prepared = self.preparation.prepare(&request).map_err(PutError::Refused)?;
+    fn put(&self, request: Ask, arrived: Instant) -> Result<Placed, PutError> {
+        let prepared = match &request {
+            Ask::Generate(request) => self.preparation.prepare(request),
+            Ask::Rewrite(input) => self.preparation.prepare_text_to_text(input),
+        };
+        let prepared = prepared.map_err(PutError::Refused)?;
         let (accept, accepted) = oneshot::channel();
         let (send, pieces) = mpsc::channel(self.backlog);
         let ended = Arc::new(OnceLock::new());

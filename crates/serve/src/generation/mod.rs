@@ -21,6 +21,8 @@ pub use request::{
     ParsedToolCall, Part, Piece, SamplingConfig, TokenChoice, ToolCall, Usage,
 };
 
+use crate::tasks::TextToTextInput;
+
 /// Why a model failed.
 pub type ModelFailure = Box<dyn Error + Send + Sync>;
 
@@ -67,6 +69,15 @@ pub trait Preparation: Send + Sync + 'static {
     /// # Errors
     /// Names the field that is wrong. It must not repeat what the field says.
     fn prepare(&self, request: &GenerateRequest) -> Result<Self::Prepared, RequestError>;
+
+    /// Checks a text to be summarised or translated, and turns it into tokens. Only encoder-decoders do that.
+    ///
+    /// # Errors
+    /// As [`Preparation::prepare`].
+    fn prepare_text_to_text(&self, input: &TextToTextInput) -> Result<Self::Prepared, RequestError> {
+        let _ = input;
+        Err(RequestError::invalid("model", "continues texts, and does not turn them into others"))
+    }
 
     /// How tokens are chosen where a request does not say.
     fn defaults(&self) -> SamplingConfig;

@@ -82,7 +82,7 @@ fn log_usage(method: &'static str, model: &GeneratorHandle, usage: Usage) {
     );
 }
 
-fn log_refusal(method: &'static str, model: &GeneratorHandle, refusal: &Refusal) {
+pub(super) fn log_refusal(method: &'static str, model: &GeneratorHandle, refusal: &Refusal) {
     let model = &model.info().name;
     match refusal {
         Refusal::Failed { .. } | Refusal::Stopped { .. } => {
@@ -116,7 +116,8 @@ async fn begin(
 pub(super) fn sampling(defaults: SamplingConfig, wire: Option<v1::Sampling>) -> SamplingConfig {
     let Some(wire) = wire else { return defaults };
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    SamplingConfig {
+    let asks_for_beams = wire.beams.is_some();
+    let sampling = SamplingConfig {
         temperature: wire.temperature.unwrap_or(defaults.temperature),
         top_k: wire.top_k.map_or(defaults.top_k, count),
         top_p: wire.top_p.unwrap_or(defaults.top_p),
@@ -138,7 +139,8 @@ pub(super) fn sampling(defaults: SamplingConfig, wire: Option<v1::Sampling>) -> 
         length_penalty: wire.length_penalty.unwrap_or(defaults.length_penalty),
         logprobs: wire.logprobs.map(count),
         ..defaults
-    }
+    };
+    if asks_for_beams { sampling } else { sampling.yielding_beams() }
 }
 
 /// What the answer must look like.

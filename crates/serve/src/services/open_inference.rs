@@ -133,13 +133,16 @@ impl Base {
         let is_translation = !source.is_empty() || !target.is_empty();
         let purpose = if is_translation { Purpose::Translation { source, target } } else { Purpose::Summary };
         let (max_tokens, beams) = (count(take("max_tokens")), count(take("beams")));
+        let truncate = take("truncate").as_ref().and_then(Value::as_bool).unwrap_or_default();
         if let Some(name) = given.keys().next() {
             return Err(Refusal::invalid("parameters", format!("has {:?}, which is not known", shortened(name))));
         }
-        let input = |text| TextToTextInput { text, purpose: purpose.clone(), max_tokens, beams };
-        let answered = answer(METHOD, model, texts.into_iter().map(input).collect(), TEXT, admitted).await?;
-        let texts = answered.answers.into_iter().map(|answer| answer.text).collect();
-        Ok(Outputs::from([(GENERATED_TEXT, Values::Texts(texts))]))
+        let key = &admitted.key;
+        let input =
+            |text| TextToTextInput { text, purpose: purpose.clone(), max_tokens, beams, truncate, key: key.clone() };
+        let inputs = texts.into_iter().map(input).collect();
+        let written = self.write(METHOD, model, inputs, (TEXT, "parameters."), admitted).await?;
+        Ok(Outputs::from([(GENERATED_TEXT, Values::Texts(written.texts))]))
     }
 
     // An answer for each text; a bounded number of texts is under way at once.

@@ -1,14 +1,17 @@
 //! `tidemill.v1.TextToText`: summaries and translations. See `proto/tidemill/v1/text_to_text.proto`.
 
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tidemill_proto::v1::text_to_text_server::TextToText;
 use tidemill_proto::v1::{SummariseRequest, TextToTextOptions, TextToTextResponse, TranslateRequest};
 use tonic::{Request, Response, Status};
 
-use super::{Base, admitted, answer};
+use super::{Base, admitted, answer, generation};
 use crate::admission::Admitted;
+use crate::generation::tool_choice::CallReader;
+use crate::generation::{GeneratorHandle, Usage};
 use crate::model::TextToTextHandle;
 use crate::refusal::Refusal;
-use crate::tasks::{Purpose, TextToTextInput};
+use crate::tasks::{Purpose, TextToTextAnswer, TextToTextInput};
 
 /// What `TextToTextOptions` may ask for at most.
 const MAX_BEAMS: usize = 64;
@@ -19,6 +22,76 @@ struct Texts {
     texts: Vec<String>,
     options: TextToTextOptions,
     purpose: Purpose,
+}
+
+/// The answers to the inputs of one request, and what they took.
+pub(super) struct Written {
+    pub(super) texts: Vec<String>,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+}
+
+impl Base {
+    /// Has a model answer inputs, all or none. `field` is what the request calls them, `options` what it writes before the
+    /// options' names.
+    pub(super) async fn write(
+        &self,
+        method: &'static str,
+        model: &TextToTextHandle,
+        inputs: Vec<TextToTextInput>,
+        (field, options): (&'static str, &'static str),
+        admitted: &Admitted,
+    ) -> Result<Written, Refusal> {
+        match model {
+            TextToTextHandle::Batch(model) => {
+                let answered = answer(method, model, inputs, field, admitted).await?;
+                let completion_tokens = answered.answers.iter().map(|answer| answer.tokens).sum();
+                let texts = answered.answers.into_iter().map(|answer| answer.text).collect();
+                Ok(Written { texts, prompt_tokens: answered.tokens, completion_tokens })
+            }
+            TextToTextHandle::Generator(model) => {
+                let write = async |(index, input)| {
+                    let written = write_one(method, model, input, admitted).await;
+                    written.map_err(|refusal| named(refusal, index, field, options))
+                };
+                // A bounded number of texts is under way at once; the generator puts them and those of others together.
+                let inputs = stream::iter(inputs.into_iter().enumerate());
+                let answers: Vec<(TextToTextAnswer, Usage)> =
+                    inputs.map(write).buffered(self.max_under_way).try_collect().await?;
+                Ok(Written {
+                    prompt_tokens: answers.iter().map(|(_, usage)| usage.prompt_tokens).sum(),
+                    completion_tokens: answers.iter().map(|(answer, _)| answer.tokens).sum(),
+                    texts: answers.into_iter().map(|(answer, _)| answer.text).collect(),
+                })
+            }
+        }
+    }
+}
+
+async fn write_one(
+    method: &'static str,
+    model: &GeneratorHandle,
+    input: TextToTextInput,
+    admitted: &Admitted,
+) -> Result<(TextToTextAnswer, Usage), Refusal> {
+    let started = model.rewrite(input, admitted.deadline).await;
+    let generation = started.inspect_err(|refusal| generation::log_refusal(method, model, refusal))?;
+    let (answers, usage) = generation::finish(method, model, generation, CallReader::default()).await?;
+    let text = answers.into_iter().next().map(|answer| answer.text).unwrap_or_default();
+    Ok((TextToTextAnswer { text, tokens: usage.completion_tokens }, usage))
+}
+
+/// The refusal of one text with the field's name as the request has it.
+fn named(refusal: Refusal, index: usize, field: &str, options: &str) -> Refusal {
+    match refusal {
+        Refusal::TooLong { problem } => Refusal::invalid(format!("{field}[{index}]"), problem),
+        Refusal::Invalid { field: own, problem } => match own.as_str() {
+            "prompt" => Refusal::invalid(format!("{field}[{index}]"), problem),
+            "beams" | "max_tokens" => Refusal::invalid(format!("{options}{own}"), problem),
+            _ => Refusal::Invalid { field: own, problem },
+        },
+        other => other,
+    }
 }
 
 async fn rewrite(
@@ -34,16 +107,23 @@ async fn rewrite(
     if beams.is_some_and(|beams| beams > MAX_BEAMS) {
         return Err(Refusal::invalid("options.beams", format!("must be at most {MAX_BEAMS}")));
     }
-    let input = |text| TextToTextInput { text, purpose: request.purpose.clone(), max_tokens, beams };
+    let input = |text| TextToTextInput {
+        text,
+        purpose: request.purpose.clone(),
+        max_tokens,
+        beams,
+        truncate: request.options.truncate,
+        key: admitted.key.clone(),
+    };
     let inputs = request.texts.into_iter().map(input).collect();
-    let answered = answer(method, model, inputs, "texts", admitted).await?;
+    let written = base.write(method, model, inputs, ("texts", "options."), admitted).await?;
     let info = model.info();
     Ok(TextToTextResponse {
         model: info.name.clone(),
         model_version: info.version.clone(),
-        prompt_tokens: answered.tokens as u64,
-        completion_tokens: answered.answers.iter().map(|answer| answer.tokens as u64).sum(),
-        texts: answered.answers.into_iter().map(|answer| answer.text).collect(),
+        prompt_tokens: written.prompt_tokens as u64,
+        completion_tokens: written.completion_tokens as u64,
+        texts: written.texts,
     })
 }
 

@@ -63,6 +63,8 @@ fn read(gguf: &Gguf) -> Result<SpecialTokens, Problem> {
         mask: token("mask")?,
         adds_bos: frame.bos.is_some(),
         adds_eos: frame.eos.is_some(),
+        before: frame.bos.iter().map(|(id, _)| *id as u32).collect(),
+        after: frame.eos.iter().map(|(id, _)| *id as u32).collect(),
     })
 }
 

@@ -9,11 +9,14 @@ use tokenizers::Tokenizer;
 
 use super::{GeneratorError, TokenChoice};
 use crate::checkpoint::Checkpoint;
+use crate::encoder_decoders::EncoderDecoderShape;
 use crate::engine::Request;
 use crate::generation::{
     ChatInput, ChatTemplate, Chosen, Constraint, ConstraintCompiler, ConstraintError, ConstraintLimits, ConstraintSpec,
     SamplingConfig, SamplingError, TemplateError, TemplateLimits, TextDecoder, TextStream, ToolFormat,
 };
+use crate::tasks::text_to_text::TextToTextInput;
+use crate::tasks::text_to_text::source_format::SourceFormat;
 
 /// What is to be continued or answered.
 #[derive(Clone, Debug)]
@@ -55,9 +58,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; an encoder-decoder's is its source.
     pub fn prompt_tokens(&self) -> usize {
-        self.request.prompt.len()
+        self.request.read_tokens()
     }
 }
 
@@ -80,6 +83,30 @@ pub enum PrepareError {
     /// The tokeniser refuses the text.
     #[error("prompt: the tokenizer refuses it: {0}")]
     Tokenizer(String),
+    /// A text for a model that continues texts.
+    #[error("model: it continues texts, and does not turn them into others; ask it for text generation")]
+    NotTextToText,
+    /// A language that the model does not have, or must be told.
+    #[error("{field}: {problem}")]
+    Language {
+        /// `source_language` or `target_language`.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is nothing to read.
+    #[error("text: it has no tokens; give at least one word")]
+    EmptySource,
+    /// An encoder-decoder reads no more.
+    #[error(
+        "text: it has {tokens} tokens and the model reads at most {longest}; shorten it, split it or have it cut off"
+    )]
+    SourceTooLong {
+        /// Its tokens.
+        tokens: usize,
+        /// The most that are read.
+        longest: usize,
+    },
     /// There is nothing to continue.
     #[error("prompt: it has no tokens; give at least one word")]
     Empty,
@@ -112,6 +139,8 @@ pub struct Preparation {
     vocabulary: usize,
     longest: usize,
     defaults: SamplingConfig,
+    /// How an encoder-decoder's sources are written.
+    sources: Option<SourceFormat>,
     name: String,
 }
 
@@ -151,8 +180,30 @@ impl Preparation {
             vocabulary,
             longest,
             defaults: defaults.unwrap_or_default(),
+            sources: None,
             name: name(checkpoint.path()).unwrap_or_default(),
         })
+    }
+
+    pub(super) fn of_encoder_decoder(
+        checkpoint: &Checkpoint,
+        shape: &EncoderDecoderShape,
+    ) -> Result<Preparation, GeneratorError> {
+        let size = |size: i64| usize::try_from(size).unwrap_or_default();
+        let vocabulary = size(shape.source_vocabulary.max(shape.vocabulary));
+        let mut preparation = Preparation::new(checkpoint, vocabulary, size(shape.target_positions))?;
+        let sources = SourceFormat::new(checkpoint, &preparation.tokenizer, size(shape.source_positions))?;
+        preparation.vocabulary = size(shape.vocabulary);
+        preparation.defaults = sources.defaults()?;
+        // Answers are no turns of a conversation.
+        (preparation.template, preparation.tools) = (None, None);
+        preparation.sources = Some(sources);
+        Ok(preparation)
+    }
+
+    /// Whether the model reads a text as a whole and writes another.
+    pub fn is_text_to_text(&self) -> bool {
+        self.sources.is_some()
     }
 
     /// What the checkpoint's file or folder is called.
@@ -188,6 +239,9 @@ impl Preparation {
     /// # Errors
     /// [`PrepareError`] that names the field.
     pub fn prepare(&self, request: &GenerateRequest) -> Result<Prepared, PrepareError> {
+        if let Some(sources) = &self.sources {
+            return self.prepare_source(request, sources);
+        }
         request.sampling.check()?;
         let mut tools = None;
         let prompt = match &request.input {
@@ -210,12 +264,7 @@ impl Preparation {
         if tokens >= longest {
             return Err(PrepareError::TooLong { tokens, longest });
         }
-        let echo = match request.sampling.echo {
-            true => {
-                self.tokenizer.as_ref().decode(&prompt).map_err(|error| PrepareError::Tokenizer(error.to_string()))?
-            }
-            false => String::new(),
-        };
+        let echo = if request.sampling.echo { self.decode(&prompt)? } else { String::new() };
         let constraint = request.format.as_ref().map(|format| self.constraint(format)).transpose()?;
         let request = Request {
             source: Vec::new(),
@@ -226,6 +275,54 @@ impl Preparation {
             key: request.key.clone(),
         };
         Ok(Prepared { request, tools, echo })
+    }
+
+    /// Checks a text to be summarised or translated, and makes it ready to run.
+    ///
+    /// # Errors
+    /// [`PrepareError`] that names the field; [`PrepareError::NotTextToText`] from a model that does neither.
+    pub fn prepare_text_to_text(&self, input: &TextToTextInput) -> Result<Prepared, PrepareError> {
+        let sources = self.sources.as_ref().ok_or(PrepareError::NotTextToText)?;
+        let framed = sources.source(&self.tokenizer, input)?;
+        let request = Request {
+            source: framed.source,
+            prompt: vec![framed.start],
+            sampling: framed.sampling,
+            end_tokens: self.eos.clone(),
+            constraint: None,
+            key: input.key.clone(),
+        };
+        Ok(Prepared { request, tools: None, echo: String::new() })
+    }
+
+    /// A prompt for an encoder-decoder: it is its source, as it is.
+    fn prepare_source(&self, request: &GenerateRequest, sources: &SourceFormat) -> Result<Prepared, PrepareError> {
+        let source = match &request.input {
+            Input::Text(text) => sources.plain(&self.tokenizer, text)?,
+            Input::Tokens(tokens) => tokens.clone(),
+            Input::Chat(_) => return Err(PrepareError::NoTemplate),
+        };
+        let (tokens, longest) = (source.len(), sources.longest());
+        if tokens > longest {
+            return Err(PrepareError::SourceTooLong { tokens, longest });
+        }
+        let mut sampling = request.sampling.clone();
+        // The authors' least length was meant for answers of the usual length.
+        if sampling.min_tokens == self.defaults.min_tokens {
+            sampling.min_tokens = sampling.max_tokens.map_or(sampling.min_tokens, |most| most.min(sampling.min_tokens));
+        }
+        sampling.check()?;
+        let echo = if sampling.echo { self.decode(&source)? } else { String::new() };
+        let constraint = request.format.as_ref().map(|format| self.constraint(format)).transpose()?;
+        let mut prompt = vec![sources.start()?];
+        if constraint.is_some() {
+            // Forced tokens are no part of what the format says: the first becomes one that the answer begins with.
+            prompt.extend(sampling.forced_bos_token_id.take());
+            sampling.forced_eos_token_id = None;
+        }
+        let request =
+            Request { source, prompt, sampling, end_tokens: self.eos.clone(), constraint, key: request.key.clone() };
+        Ok(Prepared { request, tools: None, echo })
     }
 
     /// What turns an answer's tokens into text; the marks of calls are shown where there are tools to call.
@@ -243,6 +340,10 @@ impl Preparation {
             logprob: chosen.logprob,
             top: chosen.top.iter().map(|&(token, logprob)| (token, text(token), logprob)).collect(),
         }
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String, PrepareError> {
+        self.tokenizer.as_ref().decode(tokens).map_err(|error| PrepareError::Tokenizer(error.to_string()))
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, PrepareError> {

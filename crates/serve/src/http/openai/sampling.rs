@@ -68,7 +68,7 @@ impl SamplingFields {
     /// How tokens are chosen: what the request says, and `defaults` where it does not.
     pub(super) fn over(&self, defaults: SamplingConfig) -> Result<SamplingConfig, Refusal> {
         let max_tokens = self.max_completion_tokens.or(self.max_tokens);
-        Ok(SamplingConfig {
+        let sampling = SamplingConfig {
             max_tokens: max_tokens.or(defaults.max_tokens),
             temperature: self.temperature.unwrap_or(defaults.temperature),
             top_p: self.top_p.unwrap_or(defaults.top_p),
@@ -90,7 +90,8 @@ impl SamplingFields {
             stop_token_ids: self.stop_token_ids.clone().unwrap_or_default(),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             ..defaults
-        })
+        };
+        Ok(sampling.yielding_beams())
     }
 
     /// What the answer must look like. Two fields that say it are too many.
