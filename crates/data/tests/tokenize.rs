@@ -260,13 +260,17 @@ fn nonsense_files_are_refused_with_a_sentence() {
         change(&mut file);
         from_file(&file, 100, true).unwrap_err().to_string()
     };
+    let padding = |id: u64| {
+        json!({"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": null, "pad_id": id, "pad_type_id": 0,
+            "pad_token": "[PAD]"})
+    };
     let cases: Vec<(String, &str)> = vec![
         (with(&|f| *f = json!([1, 2])), "it has no \"model\": not a Hugging Face tokenizer.json"),
         (with(&|f| f["model"] = json!({"type": "Magic"})), "not a usable tokenizer"),
         (with(&|f| f["model"]["vocab"]["[UNK]"] = json!(0)), "\"[PAD]\" and \"[UNK]\" share the id 0"),
         (with(&|f| f["model"]["vocab"]["film"] = json!(4_000_000)), "id 4000000 is out of all proportion"),
         (with(&|f| f["model"]["unk_token"] = json!("[NIX]")), "\"[NIX]\" is not in the vocabulary"),
-        (with(&|f| f["padding"] = json!({"pad_id": 99_999})), "padding id 99999 is not in the vocabulary"),
+        (with(&|f| f["padding"] = padding(99_999)), "padding id 99999 is not in the vocabulary"),
         (from_file(good, 2, true).unwrap_err().to_string(), "2 leaves no room beside 2 special tokens"),
     ];
     for (message, expected) in cases {
