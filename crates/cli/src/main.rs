@@ -7,7 +7,7 @@ mod progress;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{chat, completions, data, eval, generate, inspect, new, predict, serve, train};
+use commands::{chat, completions, convert, data, eval, generate, inspect, new, predict, serve, train};
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
 ///
@@ -37,6 +37,7 @@ Examples:
   tidemill eval run/package test.tsv --text 1 --label 2
   tidemill predict run/package 'a fine film'
   tidemill chat SmolLM2-135M-Instruct.Q4_1.gguf    talk to a checkpoint
+  tidemill convert model-folder model.gguf --type q8_0
   tidemill serve run/package --address 127.0.0.1:8080
   tidemill predict --address 127.0.0.1:8080 --model sentiment 'a fine film'
 
@@ -49,6 +50,7 @@ enum Command {
     Predict(predict::Arguments),
     Generate(Box<generate::Arguments>),
     Chat(Box<chat::Arguments>),
+    Convert(convert::Arguments),
     Serve(serve::Arguments),
     Inspect(inspect::Arguments),
     Data(data::Arguments),
@@ -66,6 +68,7 @@ fn main() -> std::process::ExitCode {
         Command::Predict(arguments) => predict::run(arguments, json),
         Command::Generate(arguments) => generate::run(*arguments, json),
         Command::Chat(arguments) => chat::run(*arguments, json),
+        Command::Convert(arguments) => convert::run(arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),
         Command::Inspect(arguments) => inspect::run(arguments, json),
         Command::Data(arguments) => data::run(arguments, json),
