@@ -8,7 +8,7 @@ mod terminal;
 mod texts;
 
 use clap::{Parser, Subcommand};
-use commands::{chat, completions, data, embed, eval, generate, inspect, new, predict, serve, train};
+use commands::{chat, completions, convert, data, embed, eval, generate, inspect, new, predict, serve, train};
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
 ///
@@ -39,6 +39,7 @@ Examples:
   tidemill predict run/package 'a fine film'
   tidemill chat SmolLM2-135M-Instruct.Q4_1.gguf    talk to a checkpoint
   tidemill embed all-MiniLM-L6-v2 texts.txt --output vectors.npy
+  tidemill convert model-folder model.gguf --type q8_0
   tidemill serve run/package --address 127.0.0.1:8080
   tidemill predict --address 127.0.0.1:8080 --model sentiment 'a fine film'
 
@@ -52,6 +53,7 @@ enum Command {
     Embed(embed::Arguments),
     Generate(Box<generate::Arguments>),
     Chat(Box<chat::Arguments>),
+    Convert(convert::Arguments),
     Serve(serve::Arguments),
     Inspect(inspect::Arguments),
     Data(data::Arguments),
@@ -70,6 +72,7 @@ fn main() -> std::process::ExitCode {
         Command::Embed(arguments) => embed::run(arguments, json),
         Command::Generate(arguments) => generate::run(*arguments, json),
         Command::Chat(arguments) => chat::run(*arguments, json),
+        Command::Convert(arguments) => convert::run(arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),
         Command::Inspect(arguments) => inspect::run(arguments, json),
         Command::Data(arguments) => data::run(arguments, json),

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 use tidemill_model::Checkpoint;
-use tidemill_model::checkpoint::{ExportOptions, export};
+use tidemill_model::checkpoint::{ExportOptions, StoredType, export};
 use tidemill_model::generation::SamplingConfig;
 use tidemill_model::tasks::generation::{GenerateRequest, Generator, GeneratorOptions, Input};
 use tidemill_torch::{PackedWeight, Precision};
@@ -111,8 +111,8 @@ fn main() {
     }
     if !models.join(SMOLLM2).exists() {
         let stored = Checkpoint::open(&models.join("smollm2.gguf")).unwrap();
-        export(&stored, &models.join(SMOLLM2), &ExportOptions { kind: Kind::Float, ..ExportOptions::default() })
-            .unwrap();
+        let options = ExportOptions { stored: StoredType::Float32, ..ExportOptions::default() };
+        export(&stored, &models.join(SMOLLM2), &options, &mut |_| ()).unwrap();
     }
     let batches = std::env::var("TIDEMILL_BENCH_BATCHES").unwrap_or_else(|_| "1,8,32".to_owned());
     let batches: Vec<usize> = batches.split(',').map(|text| text.parse().unwrap()).collect();

@@ -43,6 +43,11 @@ impl<'a> Config<'a> {
         self.keys.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether `key` is there and `null`, which often says that something is switched off.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(Value::is_null)
+    }
+
     /// A size: at least 1.
     ///
     /// # Errors

@@ -57,6 +57,49 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// Removes a folder with all that is in it; one that is not there is no error.
+pub(crate) fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Renames a folder, or exchanges it with the one that is there, so that there is no moment without one.
+pub(crate) fn put_folder_in_place(partial: &Path, folder: &Path) -> io::Result<()> {
+    if folder.exists() {
+        exchange(partial, folder)?;
+        sync_folder(folder_of(folder))?;
+        remove_folder(partial)?;
+    } else {
+        fs::rename(partial, folder)?;
+    }
+    sync_folder(folder_of(folder))
+}
+
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        // Some file systems cannot exchange.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => exchange_by_two_renames(one, other),
+        result => result.map_err(io::Error::from),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    exchange_by_two_renames(one, other)
+}
+
+fn exchange_by_two_renames(one: &Path, other: &Path) -> io::Result<()> {
+    let previous = beside(other, "previous")?;
+    remove_folder(&previous)?;
+    fs::rename(other, &previous)?;
+    fs::rename(one, other)?;
+    fs::rename(&previous, one)
+}
+
 /// SHA-256 of some bytes, in lower-case hexadecimal.
 ///
 /// ```

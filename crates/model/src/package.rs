@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tidemill_data::{Encoder, TokenizeError};
 
 use crate::error::{ModelError, WeightsError};
-use crate::files::{beside, folder_of, sha256, sha256_file, sync_folder, write_and_sync};
+use crate::files::{beside, put_folder_in_place, remove_folder, sha256, sha256_file, sync_folder, write_and_sync};
 use crate::manifest::{FileRecord, MANIFEST, Manifest, Source};
 use crate::parameters::Parameters;
 use crate::weights::{self, Weights};
@@ -192,7 +192,7 @@ impl Package {
         fs::create_dir_all(&partial).map_err(io(&partial))?;
         let written = fill(&partial, parts)
             .and_then(|()| sync_folder(&partial).map_err(io(&partial)))
-            .and_then(|()| put_in_place(&partial, folder).map_err(io(folder)));
+            .and_then(|()| put_folder_in_place(&partial, folder).map_err(io(folder)));
         if written.is_err() {
             // The first error is the one to report; the leftover is only litter.
             let _ = remove_folder(&partial);
@@ -340,13 +340,6 @@ fn is_replaceable(folder: &Path) -> bool {
     folder.is_dir() && (folder.join(MANIFEST).is_file() || is_empty())
 }
 
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Every file of the package into `folder`, the manifest last.
 fn fill(folder: &Path, parts: &PackageParts<'_>) -> Result<(), PackageError> {
     let mut manifest = Manifest::text_classification(
@@ -379,39 +372,4 @@ fn fill(folder: &Path, parts: &PackageParts<'_>) -> Result<(), PackageError> {
 fn pretty(value: &Value) -> String {
     // `{:#}` of a JSON value is its indented text.
     format!("{value:#}\n")
-}
-
-/// Renames, or exchanges with the package that is there, so that there is no moment without one.
-fn put_in_place(partial: &Path, folder: &Path) -> io::Result<()> {
-    if folder.exists() {
-        exchange(partial, folder)?;
-        sync_folder(folder_of(folder))?;
-        remove_folder(partial)?;
-    } else {
-        fs::rename(partial, folder)?;
-    }
-    sync_folder(folder_of(folder))
-}
-
-#[cfg(target_os = "linux")]
-fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
-        // Some file systems cannot exchange.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => exchange_by_two_renames(one, other),
-        result => result.map_err(io::Error::from),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    exchange_by_two_renames(one, other)
-}
-
-fn exchange_by_two_renames(one: &Path, other: &Path) -> io::Result<()> {
-    let previous = beside(other, "previous")?;
-    remove_folder(&previous)?;
-    fs::rename(other, &previous)?;
-    fs::rename(one, other)?;
-    fs::rename(&previous, one)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
-use tidemill_model::checkpoint::{ExportOptions, Pooling, SentenceModuleKind, Shards, export};
+use tidemill_model::checkpoint::{ExportOptions, Pooling, SentenceModuleKind, Shards, StoredType, export};
 use tidemill_model::{Checkpoint, CheckpointForm, TensorSource, weights};
 
 fn put(folder: &Path, name: &str, json: &Value) {
@@ -243,13 +243,13 @@ fn an_export_is_a_folder_that_opens_with_the_same_numbers() {
     let gguf = Checkpoint::open(&fixtures.join("llama.gguf")).unwrap();
     let path = folder.path().join("exported");
     // The file has no tokeniser, so nothing may be left behind.
-    let options = ExportOptions { kind: Kind::Float, shard_bytes: 10_000 };
-    assert!(export(&gguf, &path, &options).unwrap_err().to_string().contains("holds no tokeniser"));
+    let options = ExportOptions { stored: StoredType::Float32, shard_bytes: 10_000, replace: false };
+    assert!(export(&gguf, &path, &options, &mut |_| ()).unwrap_err().to_string().contains("holds no tokeniser"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 
     let gguf = Checkpoint::open(&fixtures.join("bpe.gguf")).unwrap();
-    export(&gguf, &path, &options).unwrap();
-    assert!(export(&gguf, &path, &options).unwrap_err().to_string().contains("is there and not empty"));
+    export(&gguf, &path, &options, &mut |_| ()).unwrap();
+    assert!(export(&gguf, &path, &options, &mut |_| ()).unwrap_err().to_string().contains("is there and not empty"));
     let again = Checkpoint::open(&path).unwrap();
     assert_eq!(again.form(), CheckpointForm::Safetensors);
     assert_eq!((again.special_tokens(), again.chat_template()), (gguf.special_tokens(), gguf.chat_template()));
@@ -261,8 +261,8 @@ fn an_export_is_a_folder_that_opens_with_the_same_numbers() {
     // A folder exported again, in shards of one tensor and another type.
     let source = sharded();
     let other = folder.path().join("other");
-    let options = ExportOptions { kind: Kind::BFloat16, shard_bytes: 1 };
-    export(&Checkpoint::open(source.path()).unwrap(), &other, &options).unwrap();
+    let options = ExportOptions { shard_bytes: 1, ..ExportOptions::default() };
+    export(&Checkpoint::open(source.path()).unwrap(), &other, &options, &mut |_| ()).unwrap();
     let exported = Checkpoint::open(&other).unwrap();
     assert_eq!((exported.form(), &exported.config()["torch_dtype"]), (CheckpointForm::Shards, &json!("bfloat16")));
     let tensors = exported.source().unwrap();

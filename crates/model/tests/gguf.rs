@@ -407,7 +407,7 @@ fn a_real_file_opens_fast_and_speaks_its_own_tokens() {
     }
     println!("all integers {:?}", start.elapsed());
     if let Some(folder) = std::env::var_os("TIDEMILL_EXPORT") {
-        let options = ExportOptions { kind: Kind::Float, shard_bytes: 200_000_000 };
-        export(&checkpoint, Path::new(&folder), &options).unwrap();
+        let options = ExportOptions { shard_bytes: 200_000_000, ..ExportOptions::default() };
+        export(&checkpoint, Path::new(&folder), &options, &mut |_| ()).unwrap();
     }
 }

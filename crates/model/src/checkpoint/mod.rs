@@ -6,6 +6,7 @@ mod error;
 mod export;
 mod folder;
 pub mod gguf;
+mod grouped;
 mod marian_tokenizer;
 mod sentence_transformer;
 mod sentencepiece;
@@ -21,7 +22,7 @@ use tidemill_data::load_tokenizer;
 use tokenizers::Tokenizer;
 
 pub use error::CheckpointError;
-pub use export::{ExportOptions, export};
+pub use export::{ExportOptions, StoredType, Written, export};
 pub use sentence_transformer::{Dense, Pooling, SentenceModule, SentenceModuleKind, SentenceTransformer};
 pub use shards::Shards;
 pub use special_tokens::{SpecialToken, SpecialTokens};
@@ -29,6 +30,7 @@ pub use special_tokens::{SpecialToken, SpecialTokens};
 use crate::weights::{TensorSource, Weights};
 use folder::WeightFiles;
 use gguf::{Gguf, GgufTensors};
+use grouped::GroupedTensors;
 use special_tokens::{Sources, TokenKey, TokenizerOutline};
 
 /// The form that a checkpoint has on disk.
@@ -195,11 +197,12 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`] that names the file, and the tensor where there is one.
     pub fn source(&self) -> Result<Box<dyn TensorSource>, CheckpointError> {
-        Ok(match &self.contents {
+        let source: Box<dyn TensorSource> = match &self.contents {
             Contents::Folder(WeightFiles::One(file)) => Box::new(Weights::open(file)?),
             Contents::Folder(WeightFiles::Sharded(index)) => Box::new(Shards::open(index)?),
             Contents::Gguf(gguf) => Box::new(GgufTensors::new(Arc::clone(gguf))?),
-        })
+        };
+        Ok(if grouped::is_grouped(&self.config) { Box::new(GroupedTensors::new(source)?) } else { source })
     }
 
     /// The tokeniser as `tokenizer.json`: the file itself, or what a GGUF file describes in the same form.

@@ -5,6 +5,7 @@
 mod embedding;
 mod fill_mask;
 pub mod generation;
+pub mod perplexity;
 mod question_answering;
 mod reranking;
 mod sequence_classification;

@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::WeightsError;
 
-pub use quantised::Quantised;
+pub use quantised::{Bits, GROUP, Quantised};
 pub use write::write;
 pub(crate) use write::{write_in_place, write_one_by_one};
 

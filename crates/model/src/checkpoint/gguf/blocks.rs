@@ -121,6 +121,16 @@ impl GgmlType {
         TYPES.iter().find(|kind| kind.id == id)
     }
 
+    /// Its number in files.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Bytes of a tensor of this shape, whose rows are whole blocks.
+    pub(crate) fn bytes_of(&self, shape: &[usize]) -> u64 {
+        (shape.iter().product::<usize>() / self.elements * self.bytes) as u64
+    }
+
     /// Whether its numbers are integers in blocks with scales.
     pub(crate) fn is_quantised(&self) -> bool {
         self.elements > 1

@@ -1,8 +1,11 @@
 //! GGUF: llama.cpp's one file with weights in blocks, configuration and tokeniser. `reader.rs` reads the container,
 //! `blocks.rs` the blocks, `names/` says what things are called in Hugging Face, `source.rs` gives the tensors under those
-//! names, `tokenizer.rs` rebuilds the tokeniser.
+//! names, `tokenizer.rs` rebuilds the tokeniser. The other way: `export.rs` with `encode.rs`, `writer.rs` and
+//! `tokenizer_keys.rs`.
 
 mod blocks;
+mod encode;
+mod export;
 mod metadata;
 mod names;
 mod pre_tokenizers;
@@ -11,7 +14,11 @@ mod reader;
 mod source;
 mod special_tokens;
 mod tokenizer;
+mod tokenizer_keys;
+mod writer;
 
+pub use encode::GgufType;
+pub use export::{GgufOptions, export};
 pub use reader::{Array, Gguf, Value};
 pub use source::GgufTensors;
 

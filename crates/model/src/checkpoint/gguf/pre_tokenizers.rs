@@ -15,7 +15,7 @@ pub(super) struct PreTokenizer {
     pub(super) composes: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     /// Every match is a piece, and so is what lies between.
     Split(&'static str),
@@ -134,6 +134,42 @@ pub(super) fn find(name: &str) -> Option<&'static PreTokenizer> {
 /// All names, for an error.
 pub(super) fn names() -> Vec<&'static str> {
     KNOWN.iter().flat_map(|(names, _)| names.iter().copied()).filter(|name| !name.is_empty()).collect()
+}
+
+/// The name of what a `tokenizer.json` does before its merges, or nothing when none does just that.
+pub(super) fn name_of(pre_tokenizer: &Json, normalizer: &Json, ignore_merges: bool) -> Option<&'static str> {
+    let steps = steps_of(pre_tokenizer)?;
+    let composes = match normalizer {
+        Json::Null => false,
+        normalizer if normalizer["type"] == "NFC" => true,
+        _ => return None,
+    };
+    let known = KNOWN
+        .iter()
+        .find(|(_, known)| known.steps == steps && known.ignore_merges == ignore_merges && known.composes == composes);
+    known.and_then(|(names, _)| names.iter().copied().find(|name| !name.is_empty()))
+}
+
+fn steps_of(json: &Json) -> Option<Vec<Step>> {
+    match json["type"].as_str()? {
+        "Sequence" => {
+            let steps: Option<Vec<Vec<Step>>> = json["pretokenizers"].as_array()?.iter().map(steps_of).collect();
+            Some(steps?.concat())
+        }
+        "Split" if json["behavior"] == "Isolated" && json["invert"] == false => {
+            let expression = json["pattern"]["Regex"].as_str()?;
+            let steps = KNOWN.iter().flat_map(|(_, known)| known.steps);
+            steps
+                .copied()
+                .find(|step| matches!(step, Step::Split(known) if *known == expression))
+                .map(|step| vec![step])
+        }
+        "Digits" if json["individual_digits"] == true => Some(vec![Step::Digits]),
+        "ByteLevel" if json["add_prefix_space"] == false => {
+            Some(if json["use_regex"] == false { Vec::new() } else { vec![Step::Gpt2] })
+        }
+        _ => None,
+    }
 }
 
 impl PreTokenizer {

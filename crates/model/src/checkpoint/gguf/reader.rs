@@ -169,6 +169,17 @@ impl Gguf {
         }
     }
 
+    /// A value with its type as it stands in the file, to be written into another.
+    pub(crate) fn encoded(&self, key: &str) -> Option<Vec<u8>> {
+        const ARRAY: u32 = 9;
+        let place = self.header.values.get(key)?;
+        let (element, bytes) = (place.element.id().to_le_bytes(), self.bytes.all().get(place.bytes.clone())?);
+        Some(match place.count {
+            None => [&element, bytes].concat(),
+            Some(count) => [&ARRAY.to_le_bytes(), &element, &(count as u64).to_le_bytes()[..], bytes].concat(),
+        })
+    }
+
     /// The tensors' names in the file, sorted.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.header.tensors.keys().map(String::as_str)
@@ -250,22 +261,27 @@ impl<'a> Array<'a> {
 }
 
 impl ElementType {
+    const ALL: [(u32, ElementType); 12] = [
+        (0, ElementType::U8),
+        (1, ElementType::I8),
+        (2, ElementType::U16),
+        (3, ElementType::I16),
+        (4, ElementType::U32),
+        (5, ElementType::I32),
+        (6, ElementType::F32),
+        (7, ElementType::Bool),
+        (8, ElementType::String),
+        (10, ElementType::U64),
+        (11, ElementType::I64),
+        (12, ElementType::F64),
+    ];
+
     fn from_id(id: u32) -> Option<ElementType> {
-        Some(match id {
-            0 => ElementType::U8,
-            1 => ElementType::I8,
-            2 => ElementType::U16,
-            3 => ElementType::I16,
-            4 => ElementType::U32,
-            5 => ElementType::I32,
-            6 => ElementType::F32,
-            7 => ElementType::Bool,
-            8 => ElementType::String,
-            10 => ElementType::U64,
-            11 => ElementType::I64,
-            12 => ElementType::F64,
-            _ => return None,
-        })
+        ElementType::ALL.iter().find(|(known, _)| *known == id).map(|(_, element)| *element)
+    }
+
+    fn id(self) -> u32 {
+        ElementType::ALL.iter().find(|(_, element)| *element == self).map_or(0, |(id, _)| *id)
     }
 
     /// Bytes that one value takes; for a string, its length alone.

@@ -38,7 +38,7 @@ struct Entry {
 
 /// Which row of the file's tensor a row of ours is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum RowOrder {
+pub(super) enum RowOrder {
     Stored,
     /// From this row on.
     From(usize),
@@ -54,7 +54,7 @@ enum RowOrder {
 }
 
 impl RowOrder {
-    fn stored(self, row: usize) -> usize {
+    pub(super) fn stored(self, row: usize) -> usize {
         match self {
             RowOrder::Stored => row,
             RowOrder::From(first) => first + row,

@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Layout, decoder, head_width, rope};
+use super::{Architecture, Keys, Layout, decoder, decoder_keys, head_width, rope};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
+use crate::config::Config;
+use crate::error::ModelError;
 
 pub(super) static GEMMA2: Architecture = Architecture {
     name: "gemma2",
@@ -27,6 +29,7 @@ pub(super) static GEMMA2: Architecture = Architecture {
         ("blk.*.post_ffw_norm", "model.layers.*.post_feedforward_layernorm", Layout::PlusOne),
     ],
     config: gemma2,
+    keys: gemma2_keys,
 };
 
 /// The 27 billion model alone scales queries by the width of the model over its heads, not by a head's own width; no key
@@ -52,4 +55,16 @@ fn gemma2(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(),
     let window = metadata.count("attention.sliding_window")?.unwrap_or(4096);
     config.insert("sliding_window".to_string(), json!(window));
     rope::scaling(metadata, config)
+}
+
+fn gemma2_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    let width = decoder_keys(config, keys)?;
+    for (name, usual) in [("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)] {
+        if config.is_null(name) {
+            return Err(config.refuse(format!("GGUF has no place for \"{name}\": null; keep the safetensors form")));
+        }
+        keys.number(name, config.number_or(name, usual)?);
+    }
+    keys.count("attention.sliding_window", config.size_or("sliding_window", 4096)?);
+    rope::keys(config, width, keys)
 }

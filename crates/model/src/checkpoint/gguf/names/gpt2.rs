@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Layout, rows_of};
+use super::{Architecture, Keys, Layout, must_be, rows_of};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
+use crate::config::Config;
+use crate::error::ModelError;
 
 pub(super) static GPT2: Architecture = Architecture {
     name: "gpt2",
@@ -24,6 +26,7 @@ pub(super) static GPT2: Architecture = Architecture {
         ("blk.*.ffn_down", "transformer.h.*.mlp.c_proj", Layout::Transposed),
     ],
     config: gpt2,
+    keys: gpt2_keys,
 };
 
 fn gpt2(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
@@ -37,5 +40,19 @@ fn gpt2(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), P
     set("n_ctx", json!(positions));
     set("activation_function", json!("gelu_new"));
     set("layer_norm_epsilon", metadata.number("attention.layer_norm_epsilon")?.unwrap_or_else(|| json!(1e-5)));
+    Ok(())
+}
+
+fn gpt2_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    must_be(config, "scale_attn_weights", true)?;
+    must_be(config, "scale_attn_by_inverse_layer_idx", false)?;
+    let width = config.size("n_embd")?;
+    keys.count("block_count", config.size("n_layer")?);
+    keys.count("context_length", config.size_or("n_positions", 1024)?);
+    keys.count("embedding_length", width);
+    keys.count("feed_forward_length", config.size_or("n_inner", 4 * width)?);
+    keys.count("attention.head_count", config.size("n_head")?);
+    keys.number("attention.layer_norm_epsilon", config.number_or("layer_norm_epsilon", 1e-5)?);
+    keys.count("vocab_size", config.size("vocab_size")?);
     Ok(())
 }

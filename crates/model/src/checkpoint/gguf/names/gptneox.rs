@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Layout};
+use super::{Architecture, Keys, Layout};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
+use crate::config::Config;
+use crate::error::ModelError;
 
 pub(super) static GPTNEOX: Architecture = Architecture {
     name: "gptneox",
@@ -23,6 +25,7 @@ pub(super) static GPTNEOX: Architecture = Architecture {
         ("blk.*.ffn_down", "gpt_neox.layers.*.mlp.dense_4h_to_h", Layout::Same),
     ],
     config: gptneox,
+    keys: gptneox_keys,
 };
 
 fn gptneox(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
@@ -43,5 +46,26 @@ fn gptneox(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<()
     set("layer_norm_eps", metadata.number("attention.layer_norm_epsilon")?.unwrap_or_else(|| json!(1e-5)));
     set("hidden_act", json!("gelu"));
     set("attention_bias", json!(metadata.has_tensor("blk.0.attn_qkv.bias")));
+    Ok(())
+}
+
+fn gptneox_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    let share = config.number_or("rotary_pct", config.number_or("partial_rotary_factor", 0.25)?)?;
+    keys.count("block_count", config.size("num_hidden_layers")?);
+    keys.count("context_length", config.size("max_position_embeddings")?);
+    keys.count("embedding_length", width);
+    keys.count("feed_forward_length", config.size("intermediate_size")?);
+    keys.count("attention.head_count", heads);
+    keys.count("rope.dimension_count", ((width / heads) as f64 * share) as i64);
+    keys.number("rope.freq_base", config.number_or("rope_theta", config.number_or("rotary_emb_base", 10_000.0)?)?);
+    keys.flag("use_parallel_residual", config.flag_or("use_parallel_residual", true)?);
+    keys.number("attention.layer_norm_epsilon", config.number_or("layer_norm_eps", 1e-5)?);
+    keys.count("vocab_size", config.size("vocab_size")?);
+    if config.section("rope_scaling").is_some() {
+        return Err(
+            config.refuse("GGUF has no place for the \"rope_scaling\" of a GPT-NeoX; keep the safetensors form")
+        );
+    }
     Ok(())
 }

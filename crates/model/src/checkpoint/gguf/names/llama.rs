@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Layout, decoder, head_width, rope};
+use super::{Architecture, Keys, Layout, decoder, decoder_keys, end_context_with_window, head_width, rope};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
+use crate::config::Config;
+use crate::error::ModelError;
 
 pub(super) static LLAMA: Architecture = Architecture {
     name: "llama",
@@ -26,6 +28,7 @@ pub(super) static LLAMA: Architecture = Architecture {
         ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
     ],
     config: llama,
+    keys: llama_keys,
 };
 
 pub(super) static MIXTRAL: Architecture = Architecture {
@@ -49,6 +52,7 @@ pub(super) static MIXTRAL: Architecture = Architecture {
         ("blk.*.ffn_up_exps", "model.layers.*.block_sparse_moe.experts.#.w3", Layout::Experts),
     ],
     config: mixtral,
+    keys: mixtral_keys,
 };
 
 fn llama(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
@@ -71,4 +75,17 @@ fn mixtral(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<()
     config.insert("num_local_experts".to_string(), json!(metadata.needed("expert_count")?));
     config.insert("num_experts_per_tok".to_string(), json!(metadata.needed("expert_used_count")?));
     rope::scaling(metadata, config)
+}
+
+fn llama_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    let width = decoder_keys(config, keys)?;
+    end_context_with_window(config, keys)?;
+    rope::keys(config, width, keys)
+}
+
+fn mixtral_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    llama_keys(config, keys)?;
+    keys.count("expert_count", config.size_or("num_local_experts", 8)?);
+    keys.count("expert_used_count", config.size_or("num_experts_per_tok", 2)?);
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What GGUF calls things and what Hugging Face calls them: tensors and configuration, one file a family. A table row is
+//! What GGUF calls things and what Hugging Face calls them, in both directions: tensors and configuration, one file a family. A table row is
 //! `(name in GGUF, name in Hugging Face, how it is laid out)`, without `.weight` or `.bias`, with `*` for a layer's number
 //! and `#` for an expert's. A tensor that no row knows is an error: a part of a model is never silently left out.
 
@@ -14,6 +14,9 @@ use serde_json::{Map, Value as Json, json};
 
 use super::metadata::Metadata;
 use super::problem::Problem;
+use super::writer::Header;
+use crate::config::Config;
+use crate::error::ModelError;
 
 /// One architecture that GGUF files come in.
 pub(crate) struct Architecture {
@@ -27,6 +30,15 @@ pub(crate) struct Architecture {
     class: &'static str,
     tensors: &'static [(&'static str, &'static str, Layout)],
     config: fn(&Metadata<'_>, &mut Map<String, Json>) -> Result<(), Problem>,
+    keys: fn(Config, &mut Keys<'_>) -> Result<(), ModelError>,
+}
+
+/// Where the keys of an architecture are written.
+pub(crate) struct Keys<'a> {
+    architecture: &'static str,
+    pub(crate) header: &'a mut Header,
+    /// Tensors that hold a part of the configuration, all F32 lists.
+    pub(crate) lists: Vec<(&'static str, Vec<f32>)>,
 }
 
 /// How a tensor in GGUF differs from the one in Hugging Face, beyond its name.
@@ -100,6 +112,120 @@ pub(crate) fn place(architecture: &Architecture, stored: &str) -> Result<Option<
         return Err(Problem::new(text).of_tensor(stored));
     };
     Ok(Some((format!("{}{suffix}", name.replace('*', layer)), *layout)))
+}
+
+impl Architecture {
+    /// The architecture that a checkpoint of this `model_type` is written as.
+    pub(crate) fn of_model_type(model_type: &str) -> Option<&'static Architecture> {
+        // Mistral is Llama but for its window, which llama.cpp leaves away: see `context`.
+        let known = if model_type == "mistral" { "llama" } else { model_type };
+        ARCHITECTURES.iter().find(|architecture| architecture.model_type == known).copied()
+    }
+
+    /// Every `model_type` that can be written.
+    pub(crate) fn model_types() -> Vec<&'static str> {
+        let all = ARCHITECTURES.iter().map(|architecture| architecture.model_type);
+        all.chain(std::iter::once("mistral")).collect()
+    }
+
+    /// Writes what `config.json` says, with `rope_scaling` and `rope_theta` as transformers 4 has them.
+    pub(crate) fn write<'a>(&self, config: Config, header: &'a mut Header) -> Result<Keys<'a>, ModelError> {
+        header.text("general.architecture", self.name);
+        let mut keys = Keys { architecture: self.name, header, lists: Vec::new() };
+        (self.keys)(config, &mut keys)?;
+        Ok(keys)
+    }
+
+    /// Where a tensor of the checkpoint goes: its name in the file, the number of its expert, and its layout. Nothing for
+    /// one that the architecture does not have.
+    pub(crate) fn stored(&self, name: &str) -> Option<(String, Option<usize>, Layout)> {
+        let (stem, suffix) = [".weight", ".bias"].into_iter().find_map(|end| Some((name.strip_suffix(end)?, end)))?;
+        self.tensors.iter().find_map(|(gguf, pattern, layout)| {
+            // The first GPT-2 files leave the outermost name away.
+            let bare = pattern.strip_prefix("transformer.").unwrap_or(pattern);
+            let (layer, expert) = numbers_in(stem, pattern).or_else(|| numbers_in(stem, bare))?;
+            let gguf = layer.map_or_else(|| (*gguf).to_string(), |layer| gguf.replace('*', &layer.to_string()));
+            Some((format!("{gguf}{suffix}"), expert, *layout))
+        })
+    }
+}
+
+/// The layer's and the expert's number in a name of this pattern.
+fn numbers_in(name: &str, pattern: &str) -> Option<(Option<usize>, Option<usize>)> {
+    let (mut layer, mut expert) = (None, None);
+    let mut names = name.split('.');
+    for part in pattern.split('.') {
+        let found = names.next()?;
+        match part {
+            "*" => layer = Some(found).filter(|found| is_number(found)).map(str::parse)?.ok(),
+            "#" => expert = Some(found).filter(|found| is_number(found)).map(str::parse)?.ok(),
+            same if same == found => {}
+            _ => return None,
+        }
+    }
+    names.next().is_none().then_some((layer, expert))
+}
+
+impl Keys<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn count(&mut self, key: &str, value: i64) {
+        // Sizes were checked to be small when they were read.
+        self.header.count(&self.key(key), u32::try_from(value).unwrap_or_default());
+    }
+
+    fn number(&mut self, key: &str, value: f64) {
+        self.header.number(&self.key(key), value as f32);
+    }
+
+    fn flag(&mut self, key: &str, value: bool) {
+        self.header.flag(&self.key(key), value);
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.header.text(&self.key(key), value);
+    }
+}
+
+/// What every decoder with rotary embedding and RMS norms writes: the other direction of `decoder`. Gives a head's width.
+fn decoder_keys(config: Config, keys: &mut Keys<'_>) -> Result<i64, ModelError> {
+    let (hidden, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    let width = config.size_or("head_dim", hidden / heads)?;
+    keys.count("block_count", config.size("num_hidden_layers")?);
+    keys.count("context_length", config.size("max_position_embeddings")?);
+    keys.count("embedding_length", hidden);
+    keys.count("feed_forward_length", config.size("intermediate_size")?);
+    keys.count("attention.head_count", heads);
+    keys.count("attention.head_count_kv", config.size_or("num_key_value_heads", heads)?);
+    keys.count("attention.key_length", width);
+    keys.count("attention.value_length", width);
+    keys.number("attention.layer_norm_rms_epsilon", config.number_or("rms_norm_eps", 1e-6)?);
+    keys.number("rope.freq_base", config.number_or("rope_theta", 10_000.0)?);
+    let rotated = width as f64 * config.number_or("partial_rotary_factor", 1.0)?;
+    keys.count("rope.dimension_count", rotated as i64);
+    keys.count("vocab_size", config.size("vocab_size")?);
+    Ok(width)
+}
+
+/// Where the file cannot say that attention has a window, the context ends with it: within it there is no difference.
+fn end_context_with_window(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    if config.get("sliding_window").is_some() {
+        let window = config.size("sliding_window")?.min(config.size("max_position_embeddings")?);
+        keys.count("context_length", window);
+    }
+    Ok(())
+}
+
+/// Refuses a configuration that differs where a GGUF file has no key.
+fn must_be(config: Config, key: &str, expected: bool) -> Result<(), ModelError> {
+    match config.flag_or(key, expected)? == expected {
+        true => Ok(()),
+        false => {
+            Err(config.refuse(format!("GGUF has no place for \"{key}\": {}; keep the safetensors form", !expected)))
+        }
+    }
 }
 
 /// A layer's number as a writer would write it.

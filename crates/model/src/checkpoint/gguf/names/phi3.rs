@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Layout, decoder, rope};
+use super::{Architecture, Keys, Layout, decoder, decoder_keys, rope};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
+use crate::config::Config;
+use crate::error::ModelError;
 
 pub(super) static PHI3: Architecture = Architecture {
     name: "phi3",
@@ -23,6 +25,7 @@ pub(super) static PHI3: Architecture = Architecture {
         ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
     ],
     config: phi3,
+    keys: phi3_keys,
 };
 
 fn phi3(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
@@ -38,4 +41,14 @@ fn phi3(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), P
     let trained = trained.map_or_else(|| metadata.needed("context_length"), Ok)?;
     config.insert("original_max_position_embeddings".to_string(), json!(trained));
     rope::scaling(metadata, config)
+}
+
+fn phi3_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    let width = decoder_keys(config, keys)?;
+    if config.get("sliding_window").is_some() {
+        keys.count("attention.sliding_window", config.size("sliding_window")?);
+    }
+    let positions = config.size("max_position_embeddings")?;
+    keys.count("rope.scaling.original_context_length", config.size_or("original_max_position_embeddings", positions)?);
+    rope::keys(config, width, keys)
 }

@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Layout, decoder, head_width, rope};
+use super::{Architecture, Keys, Layout, decoder, decoder_keys, end_context_with_window, head_width, must_be, rope};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
+use crate::config::Config;
+use crate::error::ModelError;
 
 pub(super) static QWEN2: Architecture = Architecture {
     name: "qwen2",
@@ -26,6 +28,7 @@ pub(super) static QWEN2: Architecture = Architecture {
         ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
     ],
     config: qwen2,
+    keys: qwen_keys,
 };
 
 pub(super) static QWEN3: Architecture = Architecture {
@@ -50,6 +53,7 @@ pub(super) static QWEN3: Architecture = Architecture {
         ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
     ],
     config: qwen3,
+    keys: qwen_keys,
 };
 
 pub(super) static QWEN3MOE: Architecture = Architecture {
@@ -75,6 +79,7 @@ pub(super) static QWEN3MOE: Architecture = Architecture {
         ("blk.*.ffn_down_exps", "model.layers.*.mlp.experts.#.down_proj", Layout::Experts),
     ],
     config: qwen3moe,
+    keys: qwen3moe_keys,
 };
 
 fn qwen2(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
@@ -100,5 +105,22 @@ fn qwen3moe(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(
     config.insert("norm_topk_prob".to_string(), json!(true));
     config.insert("decoder_sparse_step".to_string(), json!(1));
     config.insert("mlp_only_layers".to_string(), json!([]));
+    Ok(())
+}
+
+fn qwen_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    let width = decoder_keys(config, keys)?;
+    if config.flag_or("use_sliding_window", false)? {
+        end_context_with_window(config, keys)?;
+    }
+    rope::keys(config, width, keys)
+}
+
+fn qwen3moe_keys(config: Config, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    must_be(config, "norm_topk_prob", true)?;
+    qwen_keys(config, keys)?;
+    keys.count("expert_count", config.size_or("num_experts", 128)?);
+    keys.count("expert_used_count", config.size_or("num_experts_per_tok", 8)?);
+    keys.count("expert_feed_forward_length", config.size("moe_intermediate_size")?);
     Ok(())
 }

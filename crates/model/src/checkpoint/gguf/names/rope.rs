@@ -5,8 +5,11 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::Keys;
 use crate::checkpoint::gguf::metadata::{Metadata, shortest};
 use crate::checkpoint::gguf::problem::Problem;
+use crate::config::Config;
+use crate::error::ModelError;
 
 /// Adds `rope_scaling` when the file says that positions are stretched.
 pub(super) fn scaling(metadata: &Metadata<'_>, config: &mut Map<String, Json>) -> Result<(), Problem> {
@@ -48,7 +51,7 @@ fn by_frequency(factors: &[f32], config: &Map<String, Json>) -> Option<Json> {
     }
     let theta = config.get("rope_theta").and_then(Json::as_f64).unwrap_or(10_000.0);
     let factor = factors.iter().copied().fold(1.0_f32, f32::max);
-    let expected = llama3_factors(factor.into(), theta, factors.len());
+    let expected = llama3_factors(factor.into(), theta, factors.len(), LLAMA3);
     let agree = factors.iter().zip(expected).all(|(factor, e)| (f64::from(*factor) - e).abs() <= 1e-4 * e);
     let (low, high, trained) = LLAMA3;
     if agree {
@@ -67,8 +70,12 @@ fn by_frequency(factors: &[f32], config: &Map<String, Json>) -> Option<Json> {
 }
 
 /// The divisors that `rope_type` "llama3" means: none for short waves, the whole factor for long ones, between in between.
-fn llama3_factors(factor: f64, theta: f64, count: usize) -> impl Iterator<Item = f64> {
-    let (low, high, trained) = LLAMA3;
+fn llama3_factors(
+    factor: f64,
+    theta: f64,
+    count: usize,
+    (low, high, trained): (f64, f64, f64),
+) -> impl Iterator<Item = f64> {
     (0..count).map(move |at| {
         let wave = TAU * theta.powf(at as f64 / count as f64);
         if wave < trained / high {
@@ -127,13 +134,77 @@ fn set(object: &mut Json, name: &str, value: Json) {
     }
 }
 
+/// Writes how positions are stretched, of heads of this width: the other direction of [`scaling`].
+pub(super) fn keys(config: Config, width: i64, keys: &mut Keys<'_>) -> Result<(), ModelError> {
+    let Some(scaling) = config.section("rope_scaling") else {
+        return Ok(());
+    };
+    let kind = scaling.text_or("rope_type", scaling.text_or("type", "default")?)?;
+    let factor = || scaling.number("factor")?.filter(|factor| *factor > 0.0).ok_or_else(|| scaling.refuse("no factor"));
+    let positions = config.size_or("max_position_embeddings", 1)?;
+    let outer = config.size_or("original_max_position_embeddings", positions)?;
+    let trained = scaling.size_or("original_max_position_embeddings", outer)?;
+    match kind {
+        "default" => {}
+        "linear" => {
+            keys.text("rope.scaling.type", kind);
+            keys.number("rope.scaling.factor", factor()?);
+        }
+        "llama3" => {
+            let bounds = (
+                scaling.number_or("low_freq_factor", LLAMA3.0)?,
+                scaling.number_or("high_freq_factor", LLAMA3.1)?,
+                trained as f64,
+            );
+            let theta = config.number_or("rope_theta", 10_000.0)?;
+            let pairs = usize::try_from(width / 2).unwrap_or_default();
+            let factors = llama3_factors(factor()?, theta, pairs, bounds).map(|factor| factor as f32).collect();
+            keys.lists.push(("rope_freqs.weight", factors));
+        }
+        "yarn" => {
+            if let Some(name) =
+                ["attention_factor", "mscale", "mscale_all_dim"].iter().find(|n| scaling.get(n).is_some())
+            {
+                return Err(
+                    config.refuse(format!("GGUF has no place for YaRN's \"{name}\"; keep the safetensors form"))
+                );
+            }
+            keys.text("rope.scaling.type", kind);
+            keys.number("rope.scaling.factor", factor()?);
+            keys.count("rope.scaling.original_context_length", trained);
+            for (name, key) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+                if let Some(value) = scaling.number(name)? {
+                    keys.number(&format!("rope.scaling.{key}"), value);
+                }
+            }
+        }
+        "longrope" | "su" => {
+            for (name, tensor) in
+                [("long_factor", "rope_factors_long.weight"), ("short_factor", "rope_factors_short.weight")]
+            {
+                let factors = scaling.numbers(name)?.unwrap_or_default();
+                keys.lists.push((tensor, factors.into_iter().map(|factor| factor as f32).collect()));
+            }
+            keys.count("rope.scaling.original_context_length", trained);
+            let stretched = scaling.number_or("factor", positions as f64 / trained as f64)?;
+            let usual = if stretched <= 1.0 { 1.0 } else { (1.0 + stretched.ln() / (trained as f64).ln()).sqrt() };
+            keys.number("rope.scaling.attn_factor", scaling.number_or("attention_factor", usual)?);
+        }
+        other => {
+            return Err(config
+                .refuse(format!("GGUF has no place for the rotary scaling \"{other}\"; keep the safetensors form")));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn llama_3_factors_are_known_again() {
-        let factors: Vec<f32> = llama3_factors(32.0, 500_000.0, 64).map(|factor| factor as f32).collect();
+        let factors: Vec<f32> = llama3_factors(32.0, 500_000.0, 64, LLAMA3).map(|factor| factor as f32).collect();
         let config = json!({"rope_theta": 500_000.0, "max_position_embeddings": 131_072});
         let scaling = by_frequency(&factors, config.as_object().unwrap_or(&Map::new())).unwrap_or_default();
         assert_eq!((&scaling["rope_type"], &scaling["factor"]), (&json!("llama3"), &json!(32.0)));
