@@ -27,11 +27,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig,
+)
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
 import parity_tokenizers as tokenizers
-from parity_cases import CASES, DECODER, MODEL_TOKENIZERS
+from parity_cases import CASES, DECODER, ENCODER, ENCODER_DECODER, MODEL_TOKENIZERS
 
 STORED = pathlib.Path(__file__).resolve().parents[2] / "crates/model/tests/fixtures/checkpoints"
 # What agrees in transformers itself, between ways of computing the same.
@@ -64,7 +66,8 @@ def configuration(case):
 
 
 def model_class(case):
-    return AutoModelForCausalLM if case.kind == DECODER else AutoModelForSeq2SeqLM
+    classes = {DECODER: AutoModelForCausalLM, ENCODER: AutoModelForMaskedLM, ENCODER_DECODER: AutoModelForSeq2SeqLM}
+    return classes[case.kind]
 
 
 def randomise(model, case, seed):
@@ -229,6 +232,13 @@ def decoder_batch(model, rows, side):
     ids, mask = padded(rows, side, 0)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    return [logits[index][mask[index].bool()] for index in range(len(rows))]
+
+
+@torch.no_grad()
+def encoder_batch(model, rows, pad):
+    ids, mask = padded(rows, "right", pad)
+    logits = model(input_ids=ids, attention_mask=mask).logits
     return [logits[index][mask[index].bool()] for index in range(len(rows))]
 
 
@@ -434,6 +444,8 @@ def fitting(case, name, folder):
         write_checkpoint(case, folder, sum(name.encode()) + 1000 * seed)
         model = load(case, folder)
         generator = torch.Generator().manual_seed(sum(name.encode()) + seed)
+        if case.kind == ENCODER:
+            return model, [some_tokens(model, length, generator) for length in case.lengths], [], []
         for attempt in range(6):
             try:
                 rows, paths, plain = draw(case, model, generator)
@@ -449,7 +461,7 @@ def measure(case, name, folder):
     model, rows, searches, results = fitting(case, name, folder)
     generator = torch.Generator().manual_seed(len(name))
     decoder_rows = None
-    if case.kind != DECODER:
+    if case.kind == ENCODER_DECODER:
         start = searches[0]["settings"]["decoder_start_token_id"]
         decoder_rows = [[start, *some_tokens(model, length - 1, generator)] for length in case.decoder_lengths]
     pad = model.config.pad_token_id or 0
@@ -458,6 +470,10 @@ def measure(case, name, folder):
         side = "left"
         alone = [decoder_logits(model, row) for row in rows]
         check_decoder(case, folder, model, rows, alone)
+    elif case.kind == ENCODER:
+        side = "right"
+        alone = [decoder_logits(model, row) for row in rows]
+        check_encoder(case, folder, model, rows, alone, pad)
     else:
         side = "right"
         pairs = [pair_logits(model, row, decoder_row) for row, decoder_row in zip(rows, decoder_rows)]
@@ -467,7 +483,7 @@ def measure(case, name, folder):
         tensors["decoder_input_ids"], tensors["decoder_attention_mask"] = padded(decoder_rows, "right", pad)
     for override in case.matters:
         other = load(case, folder, **override)
-        if case.kind == DECODER:
+        if case.kind != ENCODER_DECODER:
             changed = [decoder_logits(other, row) for row in rows]
         else:
             changed = [pair_logits(other, row, decoder_row)[0] for row, decoder_row in zip(rows, decoder_rows)]
@@ -489,7 +505,7 @@ def measure(case, name, folder):
     }
     write_expected(folder, expected, tensors)
     spread = tensors["logits"].std().item()
-    kinds = [len(set(path)) for path in searches[0]["outputs"]]
+    kinds = [len(set(path)) for search in searches[:1] for path in search["outputs"]]
     print(f"{name}: logits ±{spread:.1f}, {kinds} kinds of tokens a path", file=sys.stderr)
 
 
@@ -499,6 +515,14 @@ def check_decoder(case, folder, model, rows, alone):
     for side in () if case.alone_only else ("left", "right"):
         for logits, expected in zip(decoder_batch(model, rows, side), alone):
             agree(f"padded on the {side}", logits, expected)
+    double = load(case, folder).double()
+    for row, logits in zip(rows, alone):
+        agree("in float64", decoder_logits(double, row), logits)
+
+
+def check_encoder(case, folder, model, rows, alone, pad):
+    for logits, expected in zip(encoder_batch(model, rows, pad), alone):
+        agree("padded on the right", logits, expected)
     double = load(case, folder).double()
     for row, logits in zip(rows, alone):
         agree("in float64", decoder_logits(double, row), logits)
@@ -595,7 +619,7 @@ def exported_difference(case, folder):
         return [row[kept.bool()].tolist() for row, kept in zip(stored[ids], stored[mask])]
 
     inputs = rows("input_ids", "attention_mask")
-    if case.kind == DECODER:
+    if case.kind != ENCODER_DECODER:
         found = [decoder_logits(model, row) for row in inputs]
     else:
         targets = rows("decoder_input_ids", "decoder_attention_mask")

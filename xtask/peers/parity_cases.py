@@ -7,7 +7,7 @@ import dataclasses
 
 import parity_tokenizers as tokenizers
 
-DECODER, ENCODER_DECODER = "decoder", "encoder_decoder"
+DECODER, ENCODER_DECODER, ENCODER = "decoder", "encoder_decoder", "encoder"
 
 
 @dataclasses.dataclass
@@ -49,9 +49,12 @@ class Case:
 
     @property
     def kind(self):
+        if self.model_type in ENCODERS:
+            return ENCODER
         return ENCODER_DECODER if self.model_type in ENCODER_DECODERS else DECODER
 
 
+ENCODERS = {"bert", "distilbert", "roberta", "xlm-roberta", "modernbert"}
 ENCODER_DECODERS = {"t5", "mt5", "bart", "mbart", "marian", "m2m_100"}
 
 # name -> (how it is made, its named special tokens). Their sizes are the least vocabularies of the models that use them.
@@ -124,6 +127,15 @@ T5 = {
     "relative_attention_max_distance": 16,
     "decoder_start_token_id": 0,
 }
+BERT = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 96,
+}
+ROBERTA = {**BERT, "type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
 
 def rope(**parameters):
@@ -380,9 +392,9 @@ CASES = {
         {**BART, "activation_function": "swish", "scale_embedding": True, "pad_token_id": 127, "eos_token_id": 0}
         | {"decoder_start_token_id": 127, "forced_eos_token_id": 0},
         tokenizer="unigram_marian",
-        embedding=0.12,
+        embedding=0.3,
         last_norm=3.0,
-        gain=2.0,
+        gain=0.7,
         generation={"bad_words_ids": [[127]]},
         stored=True,
     ),
@@ -406,5 +418,39 @@ CASES = {
         last_norm=2.0,
         generation={"forced_bos_token_id": 126},
         stored=True,
+    ),
+    "bert": Case(
+        "learned positions and types, norms after each block, every masked token scored by the table of tokens",
+        "bert",
+        {**BERT},
+        tokenizer="unigram_bart",
+        matters=[{"hidden_act": "relu"}],
+    ),
+    "distilbert": Case(
+        "BERT without types",
+        "distilbert",
+        {"vocab_size": 128, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 96},
+        tokenizer="unigram_bart",
+    ),
+    "roberta": Case(
+        "positions that count from the padding's id",
+        "roberta",
+        {**ROBERTA},
+        tokenizer="unigram_bart",
+    ),
+    "xlm_roberta": Case(
+        "RoBERTa by its other name",
+        "xlm-roberta",
+        {**ROBERTA},
+        tokenizer="unigram_bart",
+    ),
+    "modernbert": Case(
+        "rotated heads, every third layer sees all and the others a window, gated feed-forward, no biases",
+        "modernbert",
+        {**BERT, "num_hidden_layers": 4, "local_attention": 8, "global_attn_every_n_layers": 3, "pad_token_id": 1}
+        | {"bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2},
+        tokenizer="unigram_bart",
+        form=5,
+        matters=[{"local_attention": 64}],
     ),
 }

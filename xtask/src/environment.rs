@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::cache::{self, Lock};
 use crate::{manifest, pip, progress};
 
+/// Names a Python to be used instead of an environment of our own.
+const OWN_PYTHON: &str = "TIDEMILL_PEER_PYTHON";
+
 /// What a peer needs.
 pub(crate) struct Peer {
     /// Its requirements are `xtask/peers/NAME.txt`.
@@ -22,8 +25,15 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// The environment's Python, after making the environment if need be.
+    /// The environment's Python, after making the environment if need be. A Python that `TIDEMILL_PEER_PYTHON` names is
+    /// taken instead, if it imports what it should; its versions are the user's affair.
     pub(crate) fn ready(&self, root: &Path, cache: &Path) -> Result<PathBuf> {
+        if let Some(named) = std::env::var_os(OWN_PYTHON).filter(|named| !named.is_empty()).map(PathBuf::from) {
+            if !self.imported_by(&named) {
+                bail!("{OWN_PYTHON} names {}, which cannot import {}.", named.display(), self.imports);
+            }
+            return Ok(named);
+        }
         let requirements = root.join("xtask/peers").join(format!("{}.txt", self.name));
         let text = fs::read(&requirements).with_context(|| format!("{} cannot be read.", requirements.display()))?;
         let python = pip::python("")?;
@@ -46,14 +56,17 @@ impl Peer {
     }
 
     fn works(&self, folder: &Path) -> bool {
-        folder.join("complete").exists()
-            && Command::new(folder.join("bin/python"))
-                .args(["-c", &format!("import {}", self.imports)])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
+        folder.join("complete").exists() && self.imported_by(&folder.join("bin/python"))
+    }
+
+    fn imported_by(&self, python: &Path) -> bool {
+        Command::new(python)
+            .args(["-c", &format!("import {}", self.imports)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
     }
 
     /// An environment cannot be moved, so it is made in place, and `complete` is written last.

@@ -12,6 +12,7 @@ use tidemill_model::Weights;
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CaseKind {
     Decoder,
+    Encoder,
     EncoderDecoder,
     Tokenizer,
 }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
+use tidemill_model::checkpoint::{self, ExportOptions, StoredType};
 use tidemill_model::decoders::{self, Decoder, LayerCache, SequenceStep, Step};
 use tidemill_model::encoder_decoders::{self, EncoderDecoder, TargetStep, Targets};
+use tidemill_model::encoders::{self, EncoderModel, HeadKind};
 use tidemill_model::engine::{EncoderDecoderEngine, Engine, EngineConfig, Event, Request, RequestId, TokenEngine};
 use tidemill_model::generation::SamplingConfig;
+use tidemill_model::layers::flat::{FlatBatch, TokenRow};
 use tidemill_model::{Checkpoint, Parameters};
 use tidemill_torch::Precision;
 use tokenizers::Tokenizer;
@@ -47,6 +50,7 @@ pub(crate) struct Subject {
 
 enum Model {
     Decoder(Box<dyn Decoder>),
+    Encoder(EncoderModel),
     EncoderDecoder(Box<dyn EncoderDecoder>),
 }
 
@@ -56,12 +60,19 @@ pub(crate) fn open(case: &Case) -> Result<Subject, Failure> {
     let built = match case.expected.kind {
         CaseKind::Decoder => decoders::is_decoder(architecture),
         CaseKind::EncoderDecoder => encoder_decoders::is_encoder_decoder(architecture),
+        CaseKind::Encoder => encoders::is_encoder(architecture),
         CaseKind::Tokenizer => false,
     };
     if !built {
         return Err(Failure::NotBuilt);
     }
     let checkpoint = Checkpoint::open(&case.folder)?;
+    if case.expected.kind == CaseKind::Encoder {
+        let head = Some(HeadKind::MaskedLanguageModel);
+        let model = EncoderModel::open(checkpoint.source()?, checkpoint.config(), head, Device::Cpu, Kind::Float)?;
+        let (rows, targets, unused) = (case.rows.clone(), Vec::new(), Vec::new());
+        return Ok(Subject { model: Model::Encoder(model), rows, targets, unused });
+    }
     let parameters = Parameters::mapped(checkpoint.source()?, Device::Cpu).with_precision(Some(Precision::Float32));
     let (root, config) = (parameters.root(), checkpoint.config());
     let model = match case.expected.kind {
@@ -83,9 +94,11 @@ pub(crate) fn tokenizer(case: &Case) -> Result<Tokenizer, Failure> {
     }
 }
 
-/// Writes what was read as a folder for `transformers`.
-pub(crate) fn export(_case: &Case, _folder: &Path) -> Result<(), Failure> {
-    Err(Failure::NotBuilt)
+/// Writes what was read as a folder for `transformers`, in float32.
+pub(crate) fn export(case: &Case, folder: &Path) -> Result<(), Failure> {
+    let checkpoint = Checkpoint::open(&case.folder)?;
+    let options = ExportOptions { stored: StoredType::Float32, ..ExportOptions::default() };
+    Ok(checkpoint::export(&checkpoint, folder, &options, &mut |_| ())?)
 }
 
 /// A decoder and its prompts.
@@ -161,6 +174,12 @@ impl Subject {
     pub(crate) fn logits(&self) -> Result<Tensor, Failure> {
         match &self.model {
             Model::Decoder(model) => Prompts { model: model.as_ref(), rows: &self.rows }.logits(),
+            Model::Encoder(model) => {
+                let row = |row| TokenRow { ids: row, type_ids: None };
+                let rows: Vec<TokenRow<'_>> = self.rows.iter().map(Vec::as_slice).map(row).collect();
+                let batch = FlatBatch::new(&rows, Device::Cpu)?;
+                Ok(model.scores(&model.forward(&batch)?, &batch)?)
+            }
             Model::EncoderDecoder(model) => self.written(model.as_ref(), |length| length),
         }
     }
@@ -169,6 +188,7 @@ impl Subject {
     pub(crate) fn cached_logits(&self) -> Result<Tensor, Failure> {
         match &self.model {
             Model::Decoder(model) => Prompts { model: model.as_ref(), rows: &self.rows }.cached_logits(),
+            Model::Encoder(_) => Err(Failure::Problem("an encoder has no cache".to_string())),
             Model::EncoderDecoder(model) => self.written(model.as_ref(), |_| 1),
         }
     }
@@ -209,6 +229,7 @@ impl Subject {
         };
         let (engine, reads): (Box<dyn TokenEngine>, _) = match self.model {
             Model::Decoder(model) => (Box::new(Engine::new(model, config, Device::Cpu)?), false),
+            Model::Encoder(_) => return Err(Failure::Problem("an encoder does not generate".to_string())),
             Model::EncoderDecoder(model) => (Box::new(EncoderDecoderEngine::new(model, config)?), true),
         };
         Ok(Generator { engine, rows: self.rows, reads })
