@@ -7,14 +7,15 @@
 
 #[path = "support/checkpoints.rs"]
 mod checkpoints;
+#[path = "support/http.rs"]
+mod http;
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use checkpoints::{Fixture, numbers, strings};
-use serde_json::{Value, json};
+use http::post;
+use serde_json::json;
 use support::{Running, start};
 use tidemill_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use tidemill_proto::tensor::{decode_fp32, encode_bytes};
@@ -39,27 +40,6 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
     for (a, b) in found.iter().zip(expected) {
         assert!((a - b).abs() <= TOLERANCE, "{what}: {a} and {b}");
     }
-}
-
-/// One request over HTTP/1.1: the status and the JSON body of the answer.
-async fn post(address: SocketAddr, path: &'static str, body: Value) -> (u16, Value) {
-    let call = move || {
-        let body = body.to_string();
-        let mut stream = TcpStream::connect(address).unwrap();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        (status, serde_json::from_str(body).unwrap())
-    };
-    tokio::task::spawn_blocking(call).await.unwrap()
 }
 
 async fn embedder(fixture: &Fixture) -> (tempfile::TempDir, Running) {

@@ -5,11 +5,15 @@
 // Each test program uses its own part of the support.
 #![allow(dead_code)]
 
+#[path = "support/http.rs"]
+mod http;
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::{events, measured, post};
+use serde_json::json;
 use support::{Running, start};
 use tidemill_model::tasks::generation::GeneratorOptions;
 use tidemill_model::tasks::text_to_text::{TextToText, TextToTextOptions};
@@ -22,7 +26,6 @@ use tidemill_proto::v1::generation_client::GenerationClient;
 use tidemill_proto::v1::text_to_text_client::TextToTextClient;
 use tidemill_proto::v1::{self, GenerateRequest, SummariseRequest, TranslateRequest, generate_request};
 use tidemill_serve::{ModelSource, ServerConfig};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -57,25 +60,6 @@ fn expected(name: &str, texts: &[&str], languages: Option<[&str; 2]>, options: &
 fn violated_field(status: &Status) -> String {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     status.get_details_bad_request().expect("a BadRequest").field_violations[0].field.clone()
-}
-
-async fn http(server: &Running, request: String) -> String {
-    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
-
-async fn post(server: &Running, path: &str, body: &str) -> String {
-    let head = "Host: test\r\nContent-Type: application/json\r\nConnection: close";
-    http(server, format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await
-}
-
-async fn measured(server: &Running, name: &str) -> f64 {
-    let page = http(server, "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".to_string()).await;
-    let line = page.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-    line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(0.0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,17 +151,18 @@ async fn the_other_services_take_its_prompt_as_the_text_to_read() {
     assert_eq!(streamed, text);
     assert!(pieces > 2, "{pieces}");
 
-    let quoted = serde_json::to_string(&text).unwrap();
-    let body = r#"{"model": "bart", "prompt": "The tide", "max_tokens": 10, "temperature": 0}"#;
-    let answer = post(&server, "/v1/completions", body).await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("\"text\":{quoted}")), "{answer}");
-    let body =
-        r#"{"model": "bart", "prompt": "The tide", "max_tokens": 10, "temperature": 0.7, "seed": 3, "stream": true}"#;
-    let answer = post(&server, "/v1/completions", body).await;
-    assert!(answer.contains("data: [DONE]") && answer.matches("\"text\":").count() > 2, "{answer}");
-    let chat = r#"{"model": "bart", "messages": [{"role": "user", "content": "Hello"}]}"#;
-    let answer = post(&server, "/v1/chat/completions", chat).await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("no chat template"), "{answer}");
+    let body = json!({"model": "bart", "prompt": "The tide", "max_tokens": 10, "temperature": 0});
+    let (status, answer) = post(server.address, "/v1/completions", body).await;
+    assert_eq!((status, answer["choices"][0]["text"].as_str()), (200, Some(text.as_str())), "{answer}");
+    let body = json!({
+        "model": "bart", "prompt": "The tide", "max_tokens": 10, "temperature": 0.7, "seed": 3, "stream": true,
+    });
+    let chunks = events(server.address, "/v1/completions", body).await;
+    assert!(chunks.len() > 3 && chunks.last().is_some_and(|last| last == "[DONE]"), "{chunks:?}");
+    let chat = json!({"model": "bart", "messages": [{"role": "user", "content": "Hello"}]});
+    let (status, answer) = post(server.address, "/v1/chat/completions", chat).await;
+    assert_eq!(status, 400);
+    assert!(answer["error"]["message"].as_str().unwrap().contains("no chat template"), "{answer}");
 
     let choice = Some(ParameterChoice::Int64Param(10));
     let request = ModelInferRequest {
@@ -210,14 +195,14 @@ async fn work_for_a_caller_who_has_left_stops() {
     };
     let mut stream = GenerationClient::new(server.channel.clone()).generate_stream(request).await.unwrap().into_inner();
     stream.next().await.unwrap().unwrap();
-    assert!(measured(&server, "tidemill_sequences_running{").await > 0.0);
+    assert!(measured(server.address, "tidemill_sequences_running{").await > 0.0);
     drop(stream);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while measured(&server, "tidemill_sequences_running{").await > 0.0 {
+    while measured(server.address, "tidemill_sequences_running{").await > 0.0 {
         assert!(tokio::time::Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let written = measured(&server, "tidemill_generated_tokens_total{").await;
+    let written = measured(server.address, "tidemill_generated_tokens_total{").await;
     assert!(written < 8.0 * 250.0, "{written} tokens were written");
     server.stop().await.unwrap();
 }

@@ -25,14 +25,7 @@ pub(super) struct Processors {
 impl Processors {
     pub(super) fn new(config: &SamplingConfig, eos: &[u32], vocabulary: usize) -> Result<Processors, SamplingError> {
         config.check()?;
-        let inside = |key: &'static str, token: u32| match (token as usize) < vocabulary {
-            true => Ok(()),
-            false => Err(SamplingError::config(key, format!("names token {token}, and there are {vocabulary}"))),
-        };
-        config.logit_bias.keys().try_for_each(|&token| inside("logit_bias", token))?;
-        config.suppress_tokens.iter().try_for_each(|&token| inside("suppress_tokens", token))?;
-        config.forced_bos_token_id.into_iter().try_for_each(|token| inside("forced_bos_token_id", token))?;
-        config.forced_eos_token_id.into_iter().try_for_each(|token| inside("forced_eos_token_id", token))?;
+        config.check_tokens(vocabulary)?;
         let own = if config.ignore_eos { &[] } else { eos };
         Ok(Processors {
             bias: config.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),

@@ -265,6 +265,20 @@ impl SamplingConfig {
         if beams > 1 { self.check_beams() } else { Ok(()) }
     }
 
+    /// Checks that the tokens which it names are among the `vocabulary` of a model.
+    ///
+    /// # Errors
+    /// [`SamplingError::Config`] that names the key.
+    pub fn check_tokens(&self, vocabulary: usize) -> Result<(), SamplingError> {
+        let inside = |key: &'static str, token: u32| {
+            check(key, (token as usize) < vocabulary, || format!("names token {token}, and there are {vocabulary}"))
+        };
+        self.logit_bias.keys().try_for_each(|&token| inside("logit_bias", token))?;
+        self.suppress_tokens.iter().try_for_each(|&token| inside("suppress_tokens", token))?;
+        self.forced_bos_token_id.map_or(Ok(()), |token| inside("forced_bos_token_id", token))?;
+        self.forced_eos_token_id.map_or(Ok(()), |token| inside("forced_eos_token_id", token))
+    }
+
     fn check_beams(&self) -> Result<(), SamplingError> {
         check("beams", !self.draws(), || {
             "asks for a beam search, which draws nothing: leave out temperature, top_k, top_p, min_p and typical_p"

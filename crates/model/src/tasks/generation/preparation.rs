@@ -243,6 +243,7 @@ impl Preparation {
             return self.prepare_source(request, sources);
         }
         request.sampling.check()?;
+        request.sampling.check_tokens(self.vocabulary)?;
         let mut tools = None;
         let prompt = match &request.input {
             Input::Text(text) => self.encode(text, true)?,
@@ -312,6 +313,7 @@ impl Preparation {
             sampling.min_tokens = sampling.max_tokens.map_or(sampling.min_tokens, |most| most.min(sampling.min_tokens));
         }
         sampling.check()?;
+        sampling.check_tokens(self.vocabulary)?;
         let echo = if sampling.echo { self.decode(&source)? } else { String::new() };
         let constraint = request.format.as_ref().map(|format| self.constraint(format)).transpose()?;
         let mut prompt = vec![sources.start()?];

@@ -119,8 +119,10 @@ pub(in crate::http) async fn complete(State(http): State<Http>, request: Request
     let streamed = body::fields::<StreamFields>(&body)?.wanted()?;
     let model = http.base.models.find::<GeneratorHandle>(&fields.model, "", "model")?.clone();
     let wants_logprobs = fields.logprobs.unwrap_or(false);
-    let (request, plan) = request_of(fields, &body::fields(&body)?, &model, &admitted)?;
-    let started = generation::start(METHOD, &model, request, &admitted).await?;
+    let shared: SamplingFields = body::fields(&body)?;
+    let (request, plan) = request_of(fields, &shared, &model, &admitted)?;
+    let started = generation::start(METHOD, &model, request, &admitted).await;
+    let started = started.map_err(|refusal| shared.in_its_words(refusal, "tools"))?;
     match streamed {
         Some(with_usage) => {
             let mut chunks = Chunks::new(&model, wants_logprobs, with_usage);

@@ -69,7 +69,8 @@ pub(in crate::http) async fn complete(State(http): State<Http>, request: Request
     let fields: Fields = body::fields(&body)?;
     let streamed = body::fields::<StreamFields>(&body)?.wanted()?;
     let model = http.base.models.find::<GeneratorHandle>(&fields.model, "", "model")?.clone();
-    let (sampling, format) = sampling(&fields, &body::fields(&body)?, &model)?;
+    let shared: SamplingFields = body::fields(&body)?;
+    let (sampling, format) = sampling(&fields, &shared, &model)?;
     let prompts = prompts::read(fields.prompt, "prompt", http.base.limits)?;
 
     let (answers, wants_logprobs) = (sampling.n, sampling.logprobs.is_some());
@@ -83,7 +84,7 @@ pub(in crate::http) async fn complete(State(http): State<Http>, request: Request
         generation::start(METHOD, &model, request, &admitted)
     });
     // All of them or none: what has started is cancelled when another cannot.
-    let started = try_join_all(starts).await?;
+    let started = try_join_all(starts).await.map_err(|refusal| shared.in_its_words(refusal, "response_format"))?;
     let shaper = Shaper::new(&model, answers, wants_logprobs, streamed.unwrap_or(false));
     match streamed {
         Some(_) => {

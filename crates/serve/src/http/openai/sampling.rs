@@ -111,6 +111,29 @@ impl SamplingFields {
         }
         Ok(formats.pop())
     }
+
+    /// A refusal in this interface's words: the services call "format" what came in one of several fields, or in
+    /// `otherwise`.
+    pub(super) fn in_its_words(&self, refusal: Refusal, otherwise: &str) -> Refusal {
+        match refusal {
+            Refusal::Invalid { field, problem } if field == "format" => {
+                Refusal::invalid(self.format_field().unwrap_or(otherwise), problem)
+            }
+            other => other,
+        }
+    }
+
+    fn format_field(&self) -> Option<&'static str> {
+        let fields = [
+            ("response_format", self.response_format.as_ref().is_some_and(|format| format.kind != "text")),
+            ("guided_json", self.guided_json.is_some()),
+            ("guided_regex", self.guided_regex.is_some()),
+            ("guided_choice", self.guided_choice.is_some()),
+            ("guided_grammar", self.guided_grammar.is_some()),
+            ("structured_outputs", self.structured_outputs.is_some()),
+        ];
+        fields.into_iter().find(|(_, is_there)| *is_there).map(|(name, _)| name)
+    }
 }
 
 impl ResponseFormat {
