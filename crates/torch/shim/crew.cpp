@@ -38,7 +38,10 @@ bool spin(const Ready& ready) {
   return ready();
 }
 
+constexpr auto kAwake = std::chrono::milliseconds(1);
+
 thread_local bool inside = false;  // a task of the crew
+thread_local std::chrono::steady_clock::time_point last_shared;
 
 // One job at a time. A thread that wins a task by its ticket knows that the job is not over, so what it then reads of the
 // job is the job's own.
@@ -133,6 +136,9 @@ void share(int64_t tasks, void (*body)(const void*, int64_t), const void* contex
     ~Inside() { inside = false; }
   } here;
   crew().run(tasks, threads, body, context);
+  last_shared = std::chrono::steady_clock::now();
 }
+
+bool crew_is_awake() { return std::chrono::steady_clock::now() - last_shared < kAwake; }
 
 }  // namespace tidemill

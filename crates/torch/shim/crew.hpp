@@ -16,6 +16,10 @@ int64_t crew_size();
 // Calls body(context, task) for each task in [0, tasks), in any order on any thread; throws the first exception.
 void share(int64_t tasks, void (*body)(const void* context, int64_t task), const void* context);
 
+// Whether the calling thread shared something in the last millisecond. Then what comes between two products is the crew's too:
+// libtorch's threads, once woken, would spin on the crew's processors for longer than a step takes.
+bool crew_is_awake();
+
 // Calls body(task) for each task in [0, tasks). What a task writes must not depend on the thread.
 template <class Body>
 void share(int64_t tasks, const Body& body) {

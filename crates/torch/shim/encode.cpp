@@ -2,6 +2,8 @@
 // activations, rotary positions, pooling. One pass over memory each; rows are float32 or bfloat16, arithmetic is float32.
 #include "encode.hpp"
 
+#include "crew.hpp"
+
 namespace tidemill::encode {
 namespace {
 
@@ -95,10 +97,13 @@ void with_kind(const Tensor& tensor, Body&& body) {
 // Rows in parallel, a few thousand numbers at least to a thread; body(row, space for `width` floats).
 template <class Body>
 void each_row(int64_t rows, int64_t width, const Body& body) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, width)), [&](int64_t first, int64_t last) {
+  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, width));
+  const auto part = [&](int64_t first, int64_t last) {
     std::vector<float> space(width);
     for (int64_t row = first; row < last; row++) body(row, space.data());
-  });
+  };
+  if (crew_is_awake()) share_range(rows, grain, part);
+  else at::parallel_for(0, rows, grain, part);
 }
 
 void check_width(const Tensor& vector, int64_t width, const char* name) {
