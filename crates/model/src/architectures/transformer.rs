@@ -169,7 +169,13 @@ impl EncoderLayer {
     }
 
     /// Takes the stream `[batch, time, hidden_dim]` and its first norm; gives the stream and its norm by `next`.
-    fn forward(&self, stream: Stream, next: &LayerNorm, keys: Option<&Tensor>, train: bool) -> Result<Stream, ModelError> {
+    fn forward(
+        &self,
+        stream: Stream,
+        next: &LayerNorm,
+        keys: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Stream, ModelError> {
         let attended = self.self_attn.forward(&stream.normed, keys, train)?;
         let stream = stream.add(&attended, &self.norm2, self.dropout, train)?;
         let inner = self.linear1.forward(&stream.normed)?; // [batch, time, feed_forward_dim]

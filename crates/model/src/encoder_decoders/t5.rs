@@ -8,8 +8,8 @@ use super::{Architecture, EncoderDecoder, EncoderDecoderShape, Memory, Sources, 
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::layers::{
-    CrossAttention, FeedForward, GatedMlp, Heads, PlainMlp, Projection, RelativePositions, ResidualStream,
-    RmsNorm, SourceAttention, TargetAttention, TokenTable,
+    CrossAttention, FeedForward, GatedMlp, Heads, PlainMlp, Projection, RelativePositions, ResidualStream, RmsNorm,
+    SourceAttention, TargetAttention, TokenTable,
 };
 use crate::parameters::Path;
 

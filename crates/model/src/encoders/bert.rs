@@ -64,9 +64,9 @@ impl BertConfig {
             return Err(config.refuse("\"is_decoder\" is true, and this is an encoder"));
         }
         let padding = config.get("pad_token_id").map_or(Some(padding), Value::as_i64);
-        let padding = padding.filter(|padding| (0..sizes.vocabulary).contains(padding)).ok_or_else(|| {
-            config.refuse(format!("\"pad_token_id\" must be one of the {} tokens", sizes.vocabulary))
-        })?;
+        let padding = padding
+            .filter(|padding| (0..sizes.vocabulary).contains(padding))
+            .ok_or_else(|| config.refuse(format!("\"pad_token_id\" must be one of the {} tokens", sizes.vocabulary)))?;
         Ok(BertConfig {
             types: config.size_or("type_vocab_size", 2)?,
             activation: config.activation("hidden_act", "gelu")?,
