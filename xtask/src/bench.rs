@@ -28,12 +28,19 @@ struct Bench {
 }
 
 /// The registry: one entry a bench.
-const ALL: [Bench; 6] = [
+const ALL: [Bench; 7] = [
     Bench {
         name: "linear",
         summary: "the linear primitive against at::linear, forward and backward",
         package: "tidemill-torch",
         target: "linear",
+        peer: None,
+    },
+    Bench {
+        name: "decode",
+        summary: "what bounds a decoder: reading weights, products of few and many rows, attention, against bandwidth and oneDNN",
+        package: "tidemill-torch",
+        target: "decode",
         peer: None,
     },
     Bench {
@@ -205,7 +212,9 @@ mod tests {
         );
         assert_eq!(names(&["all"]).unwrap().len(), ALL.len());
         assert!(
-            names(&["lod"]).is_err_and(|error| error.to_string().contains("linear, load, train-text, sst2, embed"))
+            names(&["lod"]).is_err_and(|error| error
+                .to_string()
+                .contains("linear, decode, load, train-text, sst2, embed, generate"))
         );
     }
 

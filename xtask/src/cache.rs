@@ -60,6 +60,7 @@ pub(crate) fn require_space(folder: &Path, needed: u64, what: &str) -> Result<()
 /// Held while something in the cache is being written; let go when dropped or when the process
 /// ends, however it ends.
 #[derive(Debug)]
+// Held for what dropping it does, never read.
 pub(crate) struct Lock(#[allow(dead_code)] File);
 
 impl Lock {

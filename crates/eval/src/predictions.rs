@@ -136,7 +136,7 @@ impl Predictions {
     }
 
     /// Number of examples, at least one.
-    #[allow(clippy::len_without_is_empty)]
+    #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.targets.len()
     }

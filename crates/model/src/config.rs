@@ -124,6 +124,28 @@ impl<'a> Config<'a> {
         })
     }
 
+    /// The one of `all` that `model_type` names; `kind` is what they are called, `of` gives an entry's names.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the key is missing, [`ModelError::UnknownArchitecture`] with the nearest and all names when
+    /// there is none of this name.
+    pub(crate) fn architecture<'r, A>(
+        &self,
+        kind: &str,
+        all: &'r [A],
+        of: fn(&A) -> &'static [&'static str],
+    ) -> Result<&'r A, ModelError> {
+        let missing = || self.refuse("the key \"model_type\" is missing; it names the architecture");
+        let name = self.get("model_type").and_then(Value::as_str).ok_or_else(missing)?;
+        all.iter().find(|entry| of(entry).contains(&name)).ok_or_else(|| {
+            let names: Vec<&str> = all.iter().flat_map(of).copied().collect();
+            let nearest = tidemill_data::nearest(name, names.iter().copied());
+            let nearest = nearest.map(|nearest| format!("did you mean \"{nearest}\"? ")).unwrap_or_default();
+            let hint = format!("{nearest}The {kind} are {}", names.join(", "));
+            ModelError::UnknownArchitecture { name: name.to_string(), hint }
+        })
+    }
+
     /// The section `key`, if it is there and an object.
     pub fn section(&self, key: &str) -> Option<Config<'a>> {
         let keys = self.get(key)?.as_object()?;

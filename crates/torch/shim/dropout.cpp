@@ -3,6 +3,7 @@
 //
 // What is dropped is a function of a key, drawn once a call from libtorch's generator, and of the element's row and
 // column: the backward pass makes the mask again instead of reading it, and the number of threads changes nothing.
+#include "encode.hpp"
 #include "shim.hpp"
 #include "vector_math.hpp"
 
@@ -15,7 +16,6 @@
 namespace tidemill {
 namespace {
 
-constexpr int64_t kLanes = 16;
 constexpr int64_t kDraws = 4 * kLanes;  // of one call of the generator below
 
 // Philox 4x32 (Salmon et al. 2011) with seven rounds, the fewest that pass BigCrush: the draws of `kDraws` columns from
@@ -88,7 +88,7 @@ constexpr float kRootHalf = 0.70710678118654752f, kRootOfTwoPi = 0.3989422804014
 
 TIDEMILL_VECTOR void gelu_times(const float* from, const float* mask, float* to, int64_t n) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; i++) to[i] = 0.5f * from[i] * (1.0f + fast_erf(kRootHalf * from[i])) * mask[i];
+  for (int64_t i = 0; i < n; i++) to[i] = encode::activated<encode::Activation::Gelu>(from[i]) * mask[i];
 }
 
 TIDEMILL_VECTOR void gelu_slope_times(const float* from, const float* gradient, const float* mask, float* to, int64_t n) {
@@ -159,35 +159,12 @@ Tensor gelu_dropout(const Tensor& input, double probability) {
 
 // ---- dropout, residual sum, layer norm ----
 
-typedef float Lanes __attribute__((vector_size(64)));
-
-// The sum of f(i) for i < n, where f gives sixteen values, or one, from `i` on.
-template <class Sixteen, class One>
-TIDEMILL_INLINE float total(int64_t n, const Sixteen& sixteen, const One& one) {
-  Lanes sums = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sums += sixteen(i);
-  float sum = 0;
-  for (int64_t lane = 0; lane < kLanes; lane++) sum += sums[lane];
-  for (; i < n; i++) sum += one(i);
-  return sum;
-}
-
-TIDEMILL_INLINE Lanes load(const float* from) {
-  Lanes lanes;
-  __builtin_memcpy(&lanes, from, sizeof(lanes));
-  return lanes;
-}
-
 // sum = residual + x * mask; normed = (sum - mean) / deviation * weight + bias. Gives mean and 1 / deviation.
 TIDEMILL_VECTOR void add_and_normalise(const float* x, const float* mask, const float* residual, const float* weight, const float* bias,
                                        float epsilon, float* sum, float* normed, float* mean_out, float* inverse_out, int64_t n) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) sum[i] = residual[i] + x[i] * mask[i];
-  const float mean = total(n, [&](int64_t i) { return load(sum + i); }, [&](int64_t i) { return sum[i]; }) / float(n);
-  const float squares = total(
-      n, [&](int64_t i) { const Lanes apart = load(sum + i) - mean; return apart * apart; },
-      [&](int64_t i) { return (sum[i] - mean) * (sum[i] - mean); });
+  const float mean = float(sum_of(sum, n) / n), squares = float(squares_of(sum, mean, n));
   const float inverse = 1 / std::sqrt(squares / float(n) + epsilon);
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) normed[i] = (sum[i] - mean) * inverse * weight[i] + bias[i];
@@ -197,11 +174,12 @@ TIDEMILL_VECTOR void add_and_normalise(const float* x, const float* mask, const 
 // The gradient of the norm, and of the sum's own use where `own` is given; adds to the weight's and the bias's.
 TIDEMILL_VECTOR void normalise_backward(const float* sum, float mean, float inverse, const float* gradient, const float* own, const float* weight,
                                         float* to, float* weight_gradient, float* bias_gradient, int64_t n) {
-  const float level = total(
-      n, [&](int64_t i) { return load(gradient + i) * load(weight + i); }, [&](int64_t i) { return gradient[i] * weight[i]; }) / float(n);
-  const float tilt = total(
-      n, [&](int64_t i) { return load(gradient + i) * load(weight + i) * ((load(sum + i) - mean) * inverse); },
-      [&](int64_t i) { return gradient[i] * weight[i] * ((sum[i] - mean) * inverse); }) / float(n);
+  const auto scaled = [&](int64_t i) { return load_lanes(gradient + i) * load_lanes(weight + i); };
+  const auto scaled_one = [&](int64_t i) { return gradient[i] * weight[i]; };
+  const float level = float(total(n, scaled, scaled_one) / n);
+  const float tilt = float(total(
+      n, [&](int64_t i) { return scaled(i) * ((load_lanes(sum + i) - mean) * inverse); },
+      [&](int64_t i) { return scaled_one(i) * ((sum[i] - mean) * inverse); }) / n);
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) {
     const float standard = (sum[i] - mean) * inverse;

@@ -7,8 +7,6 @@
 namespace tidemill::encode {
 namespace {
 
-typedef float Lanes __attribute__((vector_size(64)));
-
 // The loops over one row. Each is compiled for every level of x86-64; a call costs nanoseconds.
 
 TIDEMILL_VECTOR void read(const float* from, float* to, int64_t n) {
@@ -39,33 +37,16 @@ TIDEMILL_VECTOR void multiply(const float* from, float* to, int64_t n) {
   for (int64_t i = 0; i < n; i++) to[i] *= from[i];
 }
 
-// The sum of (x - centre), or of its square.
-template <bool kSquare>
-TIDEMILL_INLINE double total(const float* x, float centre, int64_t n) {
-  Lanes sums = {};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    Lanes values;
-    __builtin_memcpy(&values, x + i, sizeof(values));
-    values -= centre;
-    sums += kSquare ? values * values : values;
-  }
-  double sum = 0;
-  for (int j = 0; j < 16; j++) sum += sums[j];
-  for (; i < n; i++) sum += kSquare ? double(x[i] - centre) * (x[i] - centre) : x[i] - centre;
-  return sum;
-}
-
 TIDEMILL_VECTOR void normalise(float* x, const float* weight, const float* bias, double epsilon, int64_t n) {
-  const float mean = float(total<false>(x, 0, n) / n);
-  const float inverse = float(1 / std::sqrt(total<true>(x, mean, n) / n + epsilon));
+  const float mean = float(sum_of(x, n) / n);
+  const float inverse = float(1 / std::sqrt(squares_of(x, mean, n) / n + epsilon));
   if (bias)
     for (int64_t i = 0; i < n; i++) x[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
   else
     for (int64_t i = 0; i < n; i++) x[i] = (x[i] - mean) * inverse * weight[i];
 }
 
-TIDEMILL_VECTOR double squares(const float* x, int64_t n) { return total<true>(x, 0, n); }
+TIDEMILL_VECTOR double squares(const float* x, int64_t n) { return squares_of(x, 0, n); }
 
 TIDEMILL_VECTOR void rotate_half(const float* cosine, const float* sine, float* left, float* right, int64_t n) {
   for (int64_t i = 0; i < n; i++) {

@@ -66,4 +66,40 @@ TIDEMILL_INLINE float fast_erf(float x) {
   return x * p / q;
 }
 
+typedef float Lanes __attribute__((vector_size(64)));
+constexpr int64_t kLanes = 16;
+
+TIDEMILL_INLINE Lanes load_lanes(const float* from) {
+  Lanes lanes;
+  __builtin_memcpy(&lanes, from, sizeof(lanes));
+  return lanes;
+}
+
+// The sum of f(i) for i < n, where `lanes` gives f of sixteen from `i` on and `one` of `i` alone: in one order on every
+// level, which the compiler may not choose for a plain loop.
+template <class Sixteen, class One>
+TIDEMILL_INLINE double total(int64_t n, const Sixteen& lanes, const One& one) {
+  Lanes sums = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) sums += lanes(i);
+  double sum = 0;
+  for (int64_t lane = 0; lane < kLanes; lane++) sum += sums[lane];
+  for (; i < n; i++) sum += one(i);
+  return sum;
+}
+
+TIDEMILL_INLINE double sum_of(const float* x, int64_t n) {
+  return total(n, [&](int64_t i) { return load_lanes(x + i); }, [&](int64_t i) { return x[i]; });
+}
+
+TIDEMILL_INLINE double squares_of(const float* x, float centre, int64_t n) {
+  return total(
+      n,
+      [&](int64_t i) {
+        const Lanes apart = load_lanes(x + i) - centre;
+        return apart * apart;
+      },
+      [&](int64_t i) { return (x[i] - centre) * (x[i] - centre); });
+}
+
 }  // namespace tidemill

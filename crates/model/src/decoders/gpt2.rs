@@ -24,14 +24,13 @@ struct Block {
     mlp: PlainMlp,
 }
 
-/// The model: `wte`, `wpe`, `h.…`, `ln_f`, below `transformer` or at the root; the head is `wte` again.
+/// The model: `wte`, `wpe`, `h.…`, `ln_f`, below `transformer` or at the root; the head is `wte` again unless it is not tied.
 #[derive(Debug)]
 struct Gpt2 {
     tokens: TokenTable,
     positions: Tensor,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    head: Option<Projection>,
     shape: DecoderShape,
 }
 
@@ -75,14 +74,13 @@ impl Gpt2 {
                 ),
             })
         };
-        let head = || Projection::new(&path.sub("lm_head"), width, vocabulary, false);
+        let tokens = TokenTable::new(&root.sub("wte"), vocabulary, width)?;
         let tied = config.flag_or("tie_word_embeddings", true)?;
         Ok(Gpt2 {
-            tokens: TokenTable::new(&root.sub("wte"), vocabulary, width)?,
+            tokens: if tied { tokens } else { tokens.with_head(&path.sub("lm_head"))? },
             positions: root.sub("wpe").get("weight", &[stored, width], Init::Zeros)?,
             blocks: (0..layers).map(block).collect::<Result<_, _>>()?,
             norm: LayerNorm::new(&root.sub("ln_f"), width, epsilon)?,
-            head: (!tied).then(head).transpose()?,
             shape: DecoderShape {
                 layers,
                 kv_heads: heads,
@@ -118,9 +116,6 @@ impl Decoder for Gpt2 {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        match &self.head {
-            Some(head) => head.forward(hidden),
-            None => self.tokens.scores(hidden),
-        }
+        self.tokens.scores(hidden)
     }
 }

@@ -31,7 +31,6 @@ struct GptNeoX {
     rotary: Rotary,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    head: Option<Projection>,
     parallel: bool,
     shape: DecoderShape,
 }
@@ -77,14 +76,13 @@ impl GptNeoX {
                 ),
             })
         };
-        let head = || Projection::new(&path.sub("embed_out"), width, vocabulary, false);
+        let tokens = TokenTable::new(&root.sub("embed_in"), vocabulary, width)?;
         let tied = config.flag_or("tie_word_embeddings", false)?;
         Ok(GptNeoX {
-            tokens: TokenTable::new(&root.sub("embed_in"), vocabulary, width)?,
+            tokens: if tied { tokens } else { tokens.with_head(&path.sub("embed_out"))? },
             rotary: Rotary::new(config, width / heads, positions, path.device())?,
             blocks: (0..layers).map(block).collect::<Result<_, _>>()?,
             norm: LayerNorm::new(&root.sub("final_layer_norm"), width, epsilon)?,
-            head: (!tied).then(head).transpose()?,
             parallel: config.flag_or("use_parallel_residual", true)?,
             shape: DecoderShape { layers, kv_heads: heads, head_dim: width / heads, vocabulary, positions },
         })
@@ -110,9 +108,6 @@ impl Decoder for GptNeoX {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        match &self.head {
-            Some(head) => head.forward(hidden),
-            None => self.tokens.scores(hidden),
-        }
+        self.tokens.scores(hidden)
     }
 }

@@ -6,9 +6,7 @@ use tch::Tensor;
 use super::{Decoder, DecoderShape, LayerCache, Step};
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::layers::{
-    CausalAttention, FeedForward, GatedMlp, Heads, Projection, ResidualStream, RmsNorm, Rotary, TokenTable,
-};
+use crate::layers::{CausalAttention, FeedForward, GatedMlp, Heads, ResidualStream, RmsNorm, Rotary, TokenTable};
 use crate::parameters::Path;
 
 /// The sizes and settings that every family of this kind reads from `config.json`.
@@ -183,7 +181,6 @@ pub struct RotaryDecoder {
     rotary: Rotary,
     blocks: Vec<Block>,
     norm: RmsNorm,
-    head: Option<Projection>,
     shape: DecoderShape,
     embedding_scale: f64,
     logit_softcap: Option<f64>,
@@ -201,14 +198,13 @@ impl RotaryDecoder {
     ) -> Result<RotaryDecoder, ModelError> {
         let model = path.sub("model");
         let heads = settings.heads;
-        let head = || Projection::new(&path.sub("lm_head"), settings.width, settings.vocabulary, false);
+        let table = TokenTable::new(&model.sub("embed_tokens"), settings.vocabulary, settings.width)?;
         let layers = 0..usize::try_from(settings.layers).unwrap_or_default();
         Ok(RotaryDecoder {
-            table: TokenTable::new(&model.sub("embed_tokens"), settings.vocabulary, settings.width)?,
+            table: if settings.tied { table } else { table.with_head(&path.sub("lm_head"))? },
             rotary: Rotary::new(settings.config, heads.head_dim, settings.positions, path.device())?,
             blocks: layers.map(|i| block(&model.sub("layers").sub(i), i)).collect::<Result<_, _>>()?,
             norm: settings.norm(&model.sub("norm"))?,
-            head: (!settings.tied).then(head).transpose()?,
             shape: DecoderShape {
                 layers: settings.layers,
                 kv_heads: heads.kv_heads,
@@ -241,10 +237,7 @@ impl Decoder for RotaryDecoder {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        let logits = match &self.head {
-            Some(head) => head.forward(hidden)?,
-            None => self.table.scores(hidden)?,
-        };
+        let logits = self.table.scores(hidden)?;
         match self.logit_softcap {
             Some(cap) => Ok(logits.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)?),
             None => Ok(logits),

@@ -137,13 +137,6 @@ pub fn is_encoder_decoder(model_type: &str) -> bool {
 /// shape.
 pub fn build(path: &Path, config: &Map<String, Value>, longest: i64) -> Result<Box<dyn EncoderDecoder>, ModelError> {
     let reader = Config::new(config);
-    let name = reader.text_or("model_type", "")?;
-    let architecture = ALL.iter().find(|architecture| architecture.model_types.contains(&name)).ok_or_else(|| {
-        let names: Vec<&str> = ALL.iter().flat_map(|architecture| architecture.model_types).copied().collect();
-        let nearest = tidemill_data::nearest(name, names.iter().copied());
-        let nearest = nearest.map(|nearest| format!("did you mean \"{nearest}\"? ")).unwrap_or_default();
-        let hint = format!("{nearest}The encoder-decoders are {}", names.join(", "));
-        ModelError::UnknownArchitecture { name: name.to_string(), hint }
-    })?;
+    let architecture = reader.architecture("encoder-decoders", ALL, |architecture| architecture.model_types)?;
     (architecture.build)(path, reader, longest)
 }

@@ -53,7 +53,6 @@ struct T5 {
     encoder_norm: RmsNorm,
     decoder: Vec<DecoderBlock>,
     decoder_norm: RmsNorm,
-    head: Option<Projection>,
     head_scale: f64,
     shape: EncoderDecoderShape,
     device: Device,
@@ -162,12 +161,12 @@ impl T5 {
         let names = [path.sub("shared"), encoder.sub("embed_tokens"), decoder.sub("embed_tokens"), path.sub("lm_head")];
         let [shared, .., head] = &names;
         let held = names.iter().find(|path| path.contains("weight")).unwrap_or(shared);
-        let own_head = head.contains("weight").then(|| Projection::new(head, width, vocabulary, false)).transpose()?;
+        let tokens = TokenTable::new(held, vocabulary, width)?;
         // T5 1.0 divides what it says by the root of the width; 1.1 and what came after do not.
         let tied = config.text_or("model_type", "t5")? == "t5" && config.flag_or("tie_word_embeddings", true)?;
         let scaled = config.flag_or("scale_decoder_outputs", tied)?;
         Ok(T5 {
-            tokens: TokenTable::new(held, vocabulary, width)?,
+            tokens: if head.contains("weight") { tokens.with_head(head)? } else { tokens },
             encoder: (0..layers)
                 .map(|i| settings.encoder_block(&encoder.sub("block").sub(i), i))
                 .collect::<Result<_, _>>()?,
@@ -176,7 +175,6 @@ impl T5 {
                 .map(|i| settings.decoder_block(&decoder.sub("block").sub(i), i))
                 .collect::<Result<_, _>>()?,
             decoder_norm: settings.norm(&decoder.sub("final_layer_norm"))?,
-            head: own_head,
             head_scale: if scaled { (width as f64).powf(-0.5) } else { 1.0 },
             shape: EncoderDecoderShape {
                 layers: decoder_layers,
@@ -234,9 +232,6 @@ impl EncoderDecoder for T5 {
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
         let hidden =
             if self.head_scale == 1.0 { hidden.shallow_clone() } else { hidden.f_mul_scalar(self.head_scale)? };
-        match &self.head {
-            Some(head) => head.forward(&hidden),
-            None => self.tokens.scores(&hidden),
-        }
+        self.tokens.scores(&hidden)
     }
 }

@@ -2,16 +2,17 @@
 //! then layers with the norm last. MiniLM, E5, BGE and GTE embedders are of this family too.
 
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::Kind;
 use tidemill_torch::Activation;
 use tidemill_torch::encode::Pooling;
 
+use super::post_norm::{Positions, PostNormEncoder, Types};
 use super::sizes::{SizeKeys, Sizes};
 use super::{Architecture, Encoder, EncoderShape, Head, HeadKind, HeadParts};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
-use crate::layers::flat::{EmbeddingSum, FlatBatch, FusedLinear, PostNormLayer, PostNormPaths, PostNormSizes, RowNorm};
+use crate::layers::flat::{EmbeddingSum, FusedLinear, PostNormLayer, PostNormPaths, PostNormSizes, RowNorm};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -19,7 +20,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_types: &["bert"],
     summary: "Bidirectional transformer with learned positions (Devlin et al. 2018).",
     prefix: "bert",
-    build: |path, config, kind| Ok(Box::new(Bert::new(path, &read(config)?, kind)?)),
+    build,
     head,
 };
 
@@ -109,39 +110,16 @@ impl BertConfig {
     }
 }
 
-struct Bert {
-    embeddings: EmbeddingSum,
-    layers: Vec<PostNormLayer>,
-    shape: EncoderShape,
-}
-
-impl Bert {
-    fn new(path: &Path, own: &BertConfig, kind: Kind) -> Result<Bert, ModelError> {
-        let Sizes { vocabulary, width, positions, .. } = own.sizes;
-        Ok(Bert {
-            embeddings: own.embeddings(path, kind)?,
-            layers: own.layers(path, kind)?,
-            shape: EncoderShape { vocabulary, width, longest: positions },
-        })
-    }
-}
-
-impl Encoder for Bert {
-    fn forward(&self, batch: &FlatBatch) -> Result<Tensor, ModelError> {
-        let mut hidden = self.embeddings.forward(&[batch.ids(), &batch.positions()?, batch.type_ids()])?;
-        for layer in &self.layers {
-            hidden = layer.forward(&hidden, batch)?; // [tokens, hidden_size]
-        }
-        Ok(hidden)
-    }
-
-    fn shape(&self) -> EncoderShape {
-        self.shape
-    }
-
-    fn tokens(&self) -> Option<&Tensor> {
-        self.embeddings.tokens()
-    }
+fn build(path: &Path, config: Config<'_>, kind: Kind) -> Result<Box<dyn Encoder>, ModelError> {
+    let own = read(config)?;
+    let Sizes { vocabulary, width, positions, .. } = own.sizes;
+    Ok(Box::new(PostNormEncoder {
+        embeddings: own.embeddings(path, kind)?,
+        positions: Positions::Place,
+        types: Types::OfPair,
+        layers: own.layers(path, kind)?,
+        shape: EncoderShape { vocabulary, width, longest: positions },
+    }))
 }
 
 fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
@@ -155,14 +133,10 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
                 FusedLinear::new(&parts.base.sub("pooler.dense"), width, width, true, kind)?
                     .activated(Activation::Tanh),
             ),
-            ..Head::plain(FusedLinear::new(&root.sub("classifier"), width, parts.labels, true, kind)?)
+            ..Head::plain(parts.linear("classifier", parts.labels)?)
         }),
-        HeadKind::TokenClassification => {
-            Ok(Head::plain(FusedLinear::new(&root.sub("classifier"), width, parts.labels, true, kind)?))
-        }
-        HeadKind::QuestionAnswering => {
-            Ok(Head::plain(FusedLinear::new(&root.sub("qa_outputs"), width, 2, true, kind)?))
-        }
+        HeadKind::TokenClassification => Ok(Head::plain(parts.linear("classifier", parts.labels)?)),
+        HeadKind::QuestionAnswering => Ok(Head::plain(parts.linear("qa_outputs", 2)?)),
         HeadKind::MaskedLanguageModel => {
             let path = root.sub("cls.predictions");
             let dense = FusedLinear::new(&path.sub("transform.dense"), width, width, true, kind)?;

@@ -1,16 +1,17 @@
 //! DistilBERT: Sanh et al. 2019, <https://arxiv.org/abs/1910.01108>. BERT with half of its layers, without token types and
 //! without a pooler, under names of its own.
 
-use tch::{Kind, Tensor};
+use tch::Kind;
 use tidemill_torch::Activation;
 use tidemill_torch::encode::Pooling;
 
+use super::post_norm::{Positions, PostNormEncoder, Types};
 use super::sizes::{SizeKeys, Sizes};
 use super::{Architecture, Encoder, EncoderShape, Head, HeadKind, HeadParts};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
-use crate::layers::flat::{EmbeddingSum, FlatBatch, FusedLinear, PostNormLayer, PostNormPaths, PostNormSizes, RowNorm};
+use crate::layers::flat::{EmbeddingSum, FusedLinear, PostNormLayer, PostNormPaths, PostNormSizes, RowNorm};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -18,7 +19,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_types: &["distilbert"],
     summary: "BERT distilled into half of its layers (Sanh et al. 2019).",
     prefix: "distilbert",
-    build: |path, config, kind| Ok(Box::new(DistilBert::new(path, &DistilBertConfig::read(config)?, kind)?)),
+    build,
     head,
 };
 
@@ -49,56 +50,32 @@ impl DistilBertConfig {
     }
 }
 
-struct DistilBert {
-    embeddings: EmbeddingSum,
-    layers: Vec<PostNormLayer>,
-    shape: EncoderShape,
-}
-
-impl DistilBert {
-    fn new(path: &Path, own: &DistilBertConfig, kind: Kind) -> Result<DistilBert, ModelError> {
-        let Sizes { vocabulary, width, heads, inner, positions, epsilon, .. } = own.sizes;
-        let embeddings = path.sub("embeddings");
-        let tables =
-            [(embeddings.sub("word_embeddings"), vocabulary), (embeddings.sub("position_embeddings"), positions)];
-        let norm = RowNorm::new(&embeddings.sub("LayerNorm"), width, epsilon, true, kind)?;
-        let sizes = PostNormSizes { width, heads, inner, activation: own.activation, epsilon, kind };
-        let layer = |index: i64| {
-            let path = path.sub("transformer.layer").sub(index);
-            let paths = PostNormPaths {
-                qkv: ["q_lin", "k_lin", "v_lin"].map(|part| path.sub("attention").sub(part)),
-                attention_output: path.sub("attention.out_lin"),
-                attention_norm: path.sub("sa_layer_norm"),
-                up: path.sub("ffn.lin1"),
-                down: path.sub("ffn.lin2"),
-                output_norm: path.sub("output_layer_norm"),
-            };
-            PostNormLayer::new(&paths, sizes)
+fn build(path: &Path, config: Config<'_>, kind: Kind) -> Result<Box<dyn Encoder>, ModelError> {
+    let own = DistilBertConfig::read(config)?;
+    let Sizes { vocabulary, width, heads, inner, positions, epsilon, .. } = own.sizes;
+    let embeddings = path.sub("embeddings");
+    let tables = [(embeddings.sub("word_embeddings"), vocabulary), (embeddings.sub("position_embeddings"), positions)];
+    let norm = RowNorm::new(&embeddings.sub("LayerNorm"), width, epsilon, true, kind)?;
+    let sizes = PostNormSizes { width, heads, inner, activation: own.activation, epsilon, kind };
+    let layer = |index: i64| {
+        let path = path.sub("transformer.layer").sub(index);
+        let paths = PostNormPaths {
+            qkv: ["q_lin", "k_lin", "v_lin"].map(|part| path.sub("attention").sub(part)),
+            attention_output: path.sub("attention.out_lin"),
+            attention_norm: path.sub("sa_layer_norm"),
+            up: path.sub("ffn.lin1"),
+            down: path.sub("ffn.lin2"),
+            output_norm: path.sub("output_layer_norm"),
         };
-        Ok(DistilBert {
-            embeddings: EmbeddingSum::new(&tables, width, norm)?,
-            layers: (0..own.sizes.layers).map(layer).collect::<Result<_, _>>()?,
-            shape: EncoderShape { vocabulary, width, longest: positions },
-        })
-    }
-}
-
-impl Encoder for DistilBert {
-    fn forward(&self, batch: &FlatBatch) -> Result<Tensor, ModelError> {
-        let mut hidden = self.embeddings.forward(&[batch.ids(), &batch.positions()?])?;
-        for layer in &self.layers {
-            hidden = layer.forward(&hidden, batch)?; // [tokens, dim]
-        }
-        Ok(hidden)
-    }
-
-    fn shape(&self) -> EncoderShape {
-        self.shape
-    }
-
-    fn tokens(&self) -> Option<&Tensor> {
-        self.embeddings.tokens()
-    }
+        PostNormLayer::new(&paths, sizes)
+    };
+    Ok(Box::new(PostNormEncoder {
+        embeddings: EmbeddingSum::new(&tables, width, norm)?,
+        positions: Positions::Place,
+        types: Types::Absent,
+        layers: (0..own.sizes.layers).map(layer).collect::<Result<_, _>>()?,
+        shape: EncoderShape { vocabulary, width, longest: positions },
+    }))
 }
 
 fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
@@ -108,16 +85,12 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
     match parts.head {
         HeadKind::SequenceClassification => {
             let dense = FusedLinear::new(&root.sub("pre_classifier"), width, width, true, kind)?;
-            let output = FusedLinear::new(&root.sub("classifier"), width, parts.labels, true, kind)?;
+            let output = parts.linear("classifier", parts.labels)?;
             let dense = Some(dense.activated(Activation::Relu));
             Ok(Head { pooling: Some(Pooling::First), dense, ..Head::plain(output) })
         }
-        HeadKind::TokenClassification => {
-            Ok(Head::plain(FusedLinear::new(&root.sub("classifier"), width, parts.labels, true, kind)?))
-        }
-        HeadKind::QuestionAnswering => {
-            Ok(Head::plain(FusedLinear::new(&root.sub("qa_outputs"), width, 2, true, kind)?))
-        }
+        HeadKind::TokenClassification => Ok(Head::plain(parts.linear("classifier", parts.labels)?)),
+        HeadKind::QuestionAnswering => Ok(Head::plain(parts.linear("qa_outputs", 2)?)),
         HeadKind::MaskedLanguageModel => {
             let dense = FusedLinear::new(&root.sub("vocab_transform"), width, width, true, kind)?;
             let norm = RowNorm::new(&root.sub("vocab_layer_norm"), width, epsilon, true, kind)?;

@@ -5,6 +5,7 @@
 
 mod head;
 mod names;
+mod post_norm;
 mod sizes;
 
 use serde_json::{Map, Value};
@@ -12,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::layers::flat::{FlatBatch, check_kind};
+use crate::layers::flat::{FlatBatch, FusedLinear, check_kind};
 use crate::parameters::{Parameters, Path};
 use crate::weights::TensorSource;
 
@@ -82,6 +83,13 @@ pub struct HeadParts<'a> {
     pub encoder: &'a dyn Encoder,
 }
 
+impl HeadParts<'_> {
+    /// A layer from token vectors to `outputs` scores, with the head's own parameters.
+    fn linear(&self, name: &str, outputs: i64) -> Result<FusedLinear, ModelError> {
+        FusedLinear::new(&self.root.sub(name), self.encoder.shape().width, outputs, true, self.kind)
+    }
+}
+
 /// Declares the files of this folder and lists what they register.
 macro_rules! registry {
     ($($file:ident),* $(,)?) => {
@@ -112,15 +120,7 @@ pub fn is_encoder(model_type: &str) -> bool {
 /// # Errors
 /// [`ModelError`] when there is no such key, or no encoder of this name: with the nearest and all names.
 pub fn find(config: &Map<String, Value>) -> Result<&'static Architecture, ModelError> {
-    let missing = || Config::new(config).refuse("the key \"model_type\" is missing; it names the architecture");
-    let name = config.get("model_type").and_then(Value::as_str).ok_or_else(missing)?;
-    ALL.iter().find(|architecture| architecture.model_types.contains(&name)).ok_or_else(|| {
-        let names: Vec<&str> = ALL.iter().flat_map(|architecture| architecture.model_types).copied().collect();
-        let nearest = tidemill_data::nearest(name, names.iter().copied());
-        let nearest = nearest.map(|nearest| format!("did you mean \"{nearest}\"? ")).unwrap_or_default();
-        let hint = format!("{nearest}The encoders are {}", names.join(", "));
-        ModelError::UnknownArchitecture { name: name.to_string(), hint }
-    })
+    Config::new(config).architecture("encoders", ALL, |architecture| architecture.model_types)
 }
 
 /// An encoder with its weights, and a head where one was asked for.

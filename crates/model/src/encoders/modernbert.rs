@@ -223,7 +223,6 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
     let dense = FusedLinear::new(&path.sub("dense"), width, width, config.flag_or("classifier_bias", false)?, kind)?;
     let dense = dense.activated(config.activation("classifier_activation", "gelu")?);
     let norm = own.norm(&path.sub("norm"), kind)?;
-    let linear = |name: &str, outputs: i64| FusedLinear::new(&root.sub(name), width, outputs, true, kind);
     let (pooling, output) = match parts.head {
         HeadKind::SequenceClassification => {
             let pooling = match config.text_or("classifier_pooling", "cls")? {
@@ -235,10 +234,10 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
                     return Err(config.refuse(problem));
                 }
             };
-            (Some(pooling), linear("classifier", parts.labels)?)
+            (Some(pooling), parts.linear("classifier", parts.labels)?)
         }
-        HeadKind::TokenClassification => (None, linear("classifier", parts.labels)?),
-        HeadKind::QuestionAnswering => (None, linear("classifier", 2)?),
+        HeadKind::TokenClassification => (None, parts.linear("classifier", parts.labels)?),
+        HeadKind::QuestionAnswering => (None, parts.linear("classifier", 2)?),
         HeadKind::MaskedLanguageModel => {
             let (path, bias) = (root.sub("decoder"), config.flag_or("decoder_bias", true)?);
             let output = match parts.encoder.tokens().filter(|_| own.tied) {

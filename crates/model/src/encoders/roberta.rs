@@ -2,16 +2,17 @@
 //! <https://arxiv.org/abs/1911.02116>: BERT's layers with positions that start behind the padding token's, other heads and
 //! other tokenisers.
 
-use tch::{Kind, Tensor};
+use tch::Kind;
 use tidemill_torch::Activation;
 use tidemill_torch::encode::Pooling;
 
 use super::bert::{BertConfig, word_scores};
+use super::post_norm::{Positions, PostNormEncoder, Types};
 use super::sizes::Sizes;
 use super::{Architecture, Encoder, EncoderShape, Head, HeadKind, HeadParts};
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::layers::flat::{EmbeddingSum, FlatBatch, FusedLinear, PostNormLayer, RowNorm};
+use crate::layers::flat::{FusedLinear, RowNorm};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -19,7 +20,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_types: &["roberta", "xlm-roberta", "camembert"],
     summary: "BERT trained longer, in one language (Liu et al. 2019) or a hundred (Conneau et al. 2019).",
     prefix: "roberta",
-    build: |path, config, kind| Ok(Box::new(Roberta::new(path, &read(config)?, kind)?)),
+    build,
     head,
 };
 
@@ -35,46 +36,16 @@ fn read(config: Config<'_>) -> Result<BertConfig, ModelError> {
     Ok(own)
 }
 
-struct Roberta {
-    embeddings: EmbeddingSum,
-    layers: Vec<PostNormLayer>,
-    padding: i64,
-    /// Whether there is more than one type of tokens: most of the family have one, whatever their tokeniser says.
-    types: bool,
-    shape: EncoderShape,
-}
-
-impl Roberta {
-    fn new(path: &Path, own: &BertConfig, kind: Kind) -> Result<Roberta, ModelError> {
-        let Sizes { vocabulary, width, positions, .. } = own.sizes;
-        Ok(Roberta {
-            embeddings: own.embeddings(path, kind)?,
-            layers: own.layers(path, kind)?,
-            padding: own.padding,
-            types: own.types > 1,
-            shape: EncoderShape { vocabulary, width, longest: positions - own.padding - 1 },
-        })
-    }
-}
-
-impl Encoder for Roberta {
-    fn forward(&self, batch: &FlatBatch) -> Result<Tensor, ModelError> {
-        let positions = batch.positions_after(self.padding)?;
-        let types = if self.types { batch.type_ids().shallow_clone() } else { batch.type_ids().f_zeros_like()? };
-        let mut hidden = self.embeddings.forward(&[batch.ids(), &positions, &types])?;
-        for layer in &self.layers {
-            hidden = layer.forward(&hidden, batch)?; // [tokens, hidden_size]
-        }
-        Ok(hidden)
-    }
-
-    fn shape(&self) -> EncoderShape {
-        self.shape
-    }
-
-    fn tokens(&self) -> Option<&Tensor> {
-        self.embeddings.tokens()
-    }
+fn build(path: &Path, config: Config<'_>, kind: Kind) -> Result<Box<dyn Encoder>, ModelError> {
+    let own = read(config)?;
+    let Sizes { vocabulary, width, positions, .. } = own.sizes;
+    Ok(Box::new(PostNormEncoder {
+        embeddings: own.embeddings(path, kind)?,
+        positions: Positions::After(own.padding),
+        types: if own.types > 1 { Types::OfPair } else { Types::First },
+        layers: own.layers(path, kind)?,
+        shape: EncoderShape { vocabulary, width, longest: positions - own.padding - 1 },
+    }))
 }
 
 fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
@@ -88,12 +59,8 @@ fn head(parts: &HeadParts<'_>) -> Result<Head, ModelError> {
             let output = FusedLinear::new(&path.sub("out_proj"), width, parts.labels, true, kind)?;
             Ok(Head { pooling: Some(Pooling::First), dense: Some(dense), ..Head::plain(output) })
         }
-        HeadKind::TokenClassification => {
-            Ok(Head::plain(FusedLinear::new(&root.sub("classifier"), width, parts.labels, true, kind)?))
-        }
-        HeadKind::QuestionAnswering => {
-            Ok(Head::plain(FusedLinear::new(&root.sub("qa_outputs"), width, 2, true, kind)?))
-        }
+        HeadKind::TokenClassification => Ok(Head::plain(parts.linear("classifier", parts.labels)?)),
+        HeadKind::QuestionAnswering => Ok(Head::plain(parts.linear("qa_outputs", 2)?)),
         HeadKind::MaskedLanguageModel => {
             let path = root.sub("lm_head");
             let dense = FusedLinear::new(&path.sub("dense"), width, width, true, kind)?.activated(Activation::Gelu);

@@ -63,11 +63,12 @@ impl Projection {
     }
 }
 
-/// The table of token vectors, `[vocabulary, width]`, which many families use a second time to score the next token. Clones
-/// share its numbers.
+/// The table of token vectors, `[vocabulary, width]`, which many families use a second time to score the next token; others
+/// have a matrix of the same shape for that. Clones share their numbers.
 #[derive(Clone, Debug)]
 pub struct TokenTable {
     matrix: Matrix,
+    head: Option<Matrix>,
 }
 
 impl TokenTable {
@@ -76,7 +77,16 @@ impl TokenTable {
     /// # Errors
     /// As [`Path::matrix`].
     pub fn new(path: &Path, vocabulary: i64, width: i64) -> Result<TokenTable, ModelError> {
-        Ok(TokenTable { matrix: path.matrix("weight", vocabulary, width)? })
+        Ok(TokenTable { matrix: path.matrix("weight", vocabulary, width)?, head: None })
+    }
+
+    /// Takes `weight` of another path to score tokens by.
+    ///
+    /// # Errors
+    /// As [`Path::matrix`].
+    pub fn with_head(self, path: &Path) -> Result<TokenTable, ModelError> {
+        let head = path.matrix("weight", self.matrix.outputs(), self.matrix.inputs())?;
+        Ok(TokenTable { head: Some(head), ..self })
     }
 
     /// Ids `[tokens]` → `[tokens, width]`.
@@ -92,6 +102,6 @@ impl TokenTable {
     /// # Errors
     /// [`ModelError::Torch`] when libtorch refuses.
     pub fn scores(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.matrix.linear(hidden, None)?)
+        Ok(self.head.as_ref().unwrap_or(&self.matrix).linear(hidden, None)?)
     }
 }

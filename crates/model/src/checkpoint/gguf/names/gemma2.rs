@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Keys, Layout, decoder, decoder_keys, head_width, rope};
+use super::{
+    Architecture, GATED_MLP, Keys, Layout, QUERY_AND_KEY, VALUE_AND_OUTPUT, decoder, decoder_keys, head_width, rope,
+};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
 use crate::config::Config;
@@ -14,19 +16,17 @@ pub(super) static GEMMA2: Architecture = Architecture {
     model_type: "gemma2",
     class: "Gemma2ForCausalLM",
     tensors: &[
-        ("token_embd", "model.embed_tokens", Layout::Same),
-        ("output_norm", "model.norm", Layout::PlusOne),
-        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::PlusOne),
-        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
-        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
-        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
-        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
-        ("blk.*.post_attention_norm", "model.layers.*.post_attention_layernorm", Layout::PlusOne),
-        ("blk.*.ffn_norm", "model.layers.*.pre_feedforward_layernorm", Layout::PlusOne),
-        ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
-        ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
-        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
-        ("blk.*.post_ffw_norm", "model.layers.*.post_feedforward_layernorm", Layout::PlusOne),
+        QUERY_AND_KEY,
+        VALUE_AND_OUTPUT,
+        GATED_MLP,
+        &[
+            ("token_embd", "model.embed_tokens", Layout::Same),
+            ("output_norm", "model.norm", Layout::PlusOne),
+            ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::PlusOne),
+            ("blk.*.post_attention_norm", "model.layers.*.post_attention_layernorm", Layout::PlusOne),
+            ("blk.*.ffn_norm", "model.layers.*.pre_feedforward_layernorm", Layout::PlusOne),
+            ("blk.*.post_ffw_norm", "model.layers.*.post_feedforward_layernorm", Layout::PlusOne),
+        ],
     ],
     config: gemma2,
     keys: gemma2_keys,

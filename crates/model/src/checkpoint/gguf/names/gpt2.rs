@@ -13,7 +13,7 @@ pub(super) static GPT2: Architecture = Architecture {
     has_experts: false,
     model_type: "gpt2",
     class: "GPT2LMHeadModel",
-    tensors: &[
+    tensors: &[&[
         ("token_embd", "transformer.wte", Layout::Same),
         ("position_embd", "transformer.wpe", Layout::Same),
         ("output_norm", "transformer.ln_f", Layout::Same),
@@ -24,7 +24,7 @@ pub(super) static GPT2: Architecture = Architecture {
         ("blk.*.ffn_norm", "transformer.h.*.ln_2", Layout::Same),
         ("blk.*.ffn_up", "transformer.h.*.mlp.c_fc", Layout::Transposed),
         ("blk.*.ffn_down", "transformer.h.*.mlp.c_proj", Layout::Transposed),
-    ],
+    ]],
     config: gpt2,
     keys: gpt2_keys,
 };

@@ -13,7 +13,7 @@ pub(super) static GPTNEOX: Architecture = Architecture {
     has_experts: false,
     model_type: "gpt_neox",
     class: "GPTNeoXForCausalLM",
-    tensors: &[
+    tensors: &[&[
         ("token_embd", "gpt_neox.embed_in", Layout::Same),
         ("output_norm", "gpt_neox.final_layer_norm", Layout::Same),
         ("output", "embed_out", Layout::Same),
@@ -23,7 +23,7 @@ pub(super) static GPTNEOX: Architecture = Architecture {
         ("blk.*.ffn_norm", "gpt_neox.layers.*.post_attention_layernorm", Layout::Same),
         ("blk.*.ffn_up", "gpt_neox.layers.*.mlp.dense_h_to_4h", Layout::Same),
         ("blk.*.ffn_down", "gpt_neox.layers.*.mlp.dense_4h_to_h", Layout::Same),
-    ],
+    ]],
     config: gptneox,
     keys: gptneox_keys,
 };

@@ -2,31 +2,33 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Keys, Layout, decoder, decoder_keys, end_context_with_window, head_width, rope};
+use super::{
+    Architecture, DECODER, GATED_MLP, Keys, Layout, Row, VALUE_AND_OUTPUT, decoder, decoder_keys,
+    end_context_with_window, head_width, rope,
+};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
 use crate::config::Config;
 use crate::error::ModelError;
+
+const ROTARY: &[Row] = &[
+    ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::RotaryQuery),
+    ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::RotaryKey),
+];
+
+const EXPERTS: &[Row] = &[
+    ("blk.*.ffn_gate_inp", "model.layers.*.block_sparse_moe.gate", Layout::Same),
+    ("blk.*.ffn_gate_exps", "model.layers.*.block_sparse_moe.experts.#.w1", Layout::Experts),
+    ("blk.*.ffn_down_exps", "model.layers.*.block_sparse_moe.experts.#.w2", Layout::Experts),
+    ("blk.*.ffn_up_exps", "model.layers.*.block_sparse_moe.experts.#.w3", Layout::Experts),
+];
 
 pub(super) static LLAMA: Architecture = Architecture {
     name: "llama",
     has_experts: false,
     model_type: "llama",
     class: "LlamaForCausalLM",
-    tensors: &[
-        ("token_embd", "model.embed_tokens", Layout::Same),
-        ("output_norm", "model.norm", Layout::Same),
-        ("output", "lm_head", Layout::Same),
-        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
-        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::RotaryQuery),
-        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::RotaryKey),
-        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
-        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
-        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
-        ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
-        ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
-        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
-    ],
+    tensors: &[DECODER, ROTARY, VALUE_AND_OUTPUT, GATED_MLP],
     config: llama,
     keys: llama_keys,
 };
@@ -36,21 +38,7 @@ pub(super) static MIXTRAL: Architecture = Architecture {
     has_experts: true,
     model_type: "mixtral",
     class: "MixtralForCausalLM",
-    tensors: &[
-        ("token_embd", "model.embed_tokens", Layout::Same),
-        ("output_norm", "model.norm", Layout::Same),
-        ("output", "lm_head", Layout::Same),
-        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
-        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::RotaryQuery),
-        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::RotaryKey),
-        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
-        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
-        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
-        ("blk.*.ffn_gate_inp", "model.layers.*.block_sparse_moe.gate", Layout::Same),
-        ("blk.*.ffn_gate_exps", "model.layers.*.block_sparse_moe.experts.#.w1", Layout::Experts),
-        ("blk.*.ffn_down_exps", "model.layers.*.block_sparse_moe.experts.#.w2", Layout::Experts),
-        ("blk.*.ffn_up_exps", "model.layers.*.block_sparse_moe.experts.#.w3", Layout::Experts),
-    ],
+    tensors: &[DECODER, ROTARY, VALUE_AND_OUTPUT, EXPERTS],
     config: mixtral,
     keys: mixtral_keys,
 };

@@ -28,10 +28,40 @@ pub(crate) struct Architecture {
     model_type: &'static str,
     /// The class in `transformers`.
     class: &'static str,
-    tensors: &'static [(&'static str, &'static str, Layout)],
+    /// Tables of its tensors: its own, and those that families share.
+    tensors: &'static [&'static [Row]],
     config: fn(&Metadata<'_>, &mut Map<String, Json>) -> Result<(), Problem>,
     keys: fn(Config, &mut Keys<'_>) -> Result<(), ModelError>,
 }
+
+/// A tensor's name in GGUF, in Hugging Face, and how it is laid out.
+type Row = (&'static str, &'static str, Layout);
+
+/// The tensors around the layers and their norms, where a norm stands before each part.
+const DECODER: &[Row] = &[
+    ("token_embd", "model.embed_tokens", Layout::Same),
+    ("output_norm", "model.norm", Layout::Same),
+    ("output", "lm_head", Layout::Same),
+    ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
+    ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
+];
+
+/// Attention without its queries and keys, which some families lay out anew.
+const VALUE_AND_OUTPUT: &[Row] = &[
+    ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
+    ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+];
+
+const QUERY_AND_KEY: &[Row] = &[
+    ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
+    ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
+];
+
+const GATED_MLP: &[Row] = &[
+    ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
+    ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
+    ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
+];
 
 /// Where the keys of an architecture are written.
 pub(crate) struct Keys<'a> {
@@ -106,7 +136,7 @@ pub(crate) fn place(architecture: &Architecture, stored: &str) -> Result<Option<
     if NOT_WEIGHTS.contains(&pattern.as_str()) {
         return Ok(None);
     }
-    let row = architecture.tensors.iter().find(|(gguf, _, _)| *gguf == pattern && !suffix.is_empty());
+    let row = architecture.rows().find(|(gguf, _, _)| *gguf == pattern && !suffix.is_empty());
     let Some((_, name, layout)) = row else {
         let text = format!("is not one that the architecture {:?} has", architecture.name);
         return Err(Problem::new(text).of_tensor(stored));
@@ -115,6 +145,10 @@ pub(crate) fn place(architecture: &Architecture, stored: &str) -> Result<Option<
 }
 
 impl Architecture {
+    fn rows(&self) -> impl Iterator<Item = &'static Row> + Clone {
+        self.tensors.iter().copied().flatten()
+    }
+
     /// The architecture that a checkpoint of this `model_type` is written as.
     pub(crate) fn of_model_type(model_type: &str) -> Option<&'static Architecture> {
         // Mistral is Llama but for its window, which llama.cpp leaves away: see `context`.
@@ -140,7 +174,7 @@ impl Architecture {
     /// one that the architecture does not have.
     pub(crate) fn stored(&self, name: &str) -> Option<(String, Option<usize>, Layout)> {
         let (stem, suffix) = [".weight", ".bias"].into_iter().find_map(|end| Some((name.strip_suffix(end)?, end)))?;
-        self.tensors.iter().find_map(|(gguf, pattern, layout)| {
+        self.rows().find_map(|(gguf, pattern, layout)| {
             // The first GPT-2 files leave the outermost name away.
             let bare = pattern.strip_prefix("transformer.").unwrap_or(pattern);
             let (layer, expert) = numbers_in(stem, pattern).or_else(|| numbers_in(stem, bare))?;
@@ -305,8 +339,8 @@ mod tests {
     #[test]
     fn no_table_names_a_tensor_twice() {
         for architecture in ARCHITECTURES {
-            for (at, (gguf, name, _)) in architecture.tensors.iter().enumerate() {
-                let earlier = architecture.tensors.iter().take(at);
+            for (at, (gguf, name, _)) in architecture.rows().enumerate() {
+                let earlier = architecture.rows().take(at);
                 assert!(!earlier.clone().any(|(other, ..)| other == gguf), "{gguf}");
                 assert!(!earlier.clone().any(|(_, other, _)| other == name), "{name}");
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Keys, Layout, decoder, decoder_keys, rope};
+use super::{Architecture, DECODER, Keys, Layout, decoder, decoder_keys, rope};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
 use crate::config::Config;
@@ -14,15 +14,13 @@ pub(super) static PHI3: Architecture = Architecture {
     model_type: "phi3",
     class: "Phi3ForCausalLM",
     tensors: &[
-        ("token_embd", "model.embed_tokens", Layout::Same),
-        ("output_norm", "model.norm", Layout::Same),
-        ("output", "lm_head", Layout::Same),
-        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
-        ("blk.*.attn_qkv", "model.layers.*.self_attn.qkv_proj", Layout::Same),
-        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
-        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
-        ("blk.*.ffn_up", "model.layers.*.mlp.gate_up_proj", Layout::Same),
-        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
+        DECODER,
+        &[
+            ("blk.*.attn_qkv", "model.layers.*.self_attn.qkv_proj", Layout::Same),
+            ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
+            ("blk.*.ffn_up", "model.layers.*.mlp.gate_up_proj", Layout::Same),
+            ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
+        ],
     ],
     config: phi3,
     keys: phi3_keys,

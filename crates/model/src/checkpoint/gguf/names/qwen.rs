@@ -2,31 +2,33 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Architecture, Keys, Layout, decoder, decoder_keys, end_context_with_window, head_width, must_be, rope};
+use super::{
+    Architecture, DECODER, GATED_MLP, Keys, Layout, QUERY_AND_KEY, Row, VALUE_AND_OUTPUT, decoder, decoder_keys,
+    end_context_with_window, head_width, must_be, rope,
+};
 use crate::checkpoint::gguf::metadata::Metadata;
 use crate::checkpoint::gguf::problem::Problem;
 use crate::config::Config;
 use crate::error::ModelError;
+
+const HEAD_NORMS: &[Row] = &[
+    ("blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", Layout::Same),
+    ("blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", Layout::Same),
+];
+
+const EXPERTS: &[Row] = &[
+    ("blk.*.ffn_gate_inp", "model.layers.*.mlp.gate", Layout::Same),
+    ("blk.*.ffn_gate_exps", "model.layers.*.mlp.experts.#.gate_proj", Layout::Experts),
+    ("blk.*.ffn_up_exps", "model.layers.*.mlp.experts.#.up_proj", Layout::Experts),
+    ("blk.*.ffn_down_exps", "model.layers.*.mlp.experts.#.down_proj", Layout::Experts),
+];
 
 pub(super) static QWEN2: Architecture = Architecture {
     name: "qwen2",
     has_experts: false,
     model_type: "qwen2",
     class: "Qwen2ForCausalLM",
-    tensors: &[
-        ("token_embd", "model.embed_tokens", Layout::Same),
-        ("output_norm", "model.norm", Layout::Same),
-        ("output", "lm_head", Layout::Same),
-        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
-        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
-        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
-        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
-        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
-        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
-        ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
-        ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
-        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
-    ],
+    tensors: &[DECODER, QUERY_AND_KEY, VALUE_AND_OUTPUT, GATED_MLP],
     config: qwen2,
     keys: qwen_keys,
 };
@@ -36,22 +38,7 @@ pub(super) static QWEN3: Architecture = Architecture {
     has_experts: false,
     model_type: "qwen3",
     class: "Qwen3ForCausalLM",
-    tensors: &[
-        ("token_embd", "model.embed_tokens", Layout::Same),
-        ("output_norm", "model.norm", Layout::Same),
-        ("output", "lm_head", Layout::Same),
-        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
-        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
-        ("blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", Layout::Same),
-        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
-        ("blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", Layout::Same),
-        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
-        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
-        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
-        ("blk.*.ffn_gate", "model.layers.*.mlp.gate_proj", Layout::Same),
-        ("blk.*.ffn_up", "model.layers.*.mlp.up_proj", Layout::Same),
-        ("blk.*.ffn_down", "model.layers.*.mlp.down_proj", Layout::Same),
-    ],
+    tensors: &[DECODER, QUERY_AND_KEY, HEAD_NORMS, VALUE_AND_OUTPUT, GATED_MLP],
     config: qwen3,
     keys: qwen_keys,
 };
@@ -61,23 +48,7 @@ pub(super) static QWEN3MOE: Architecture = Architecture {
     has_experts: true,
     model_type: "qwen3_moe",
     class: "Qwen3MoeForCausalLM",
-    tensors: &[
-        ("token_embd", "model.embed_tokens", Layout::Same),
-        ("output_norm", "model.norm", Layout::Same),
-        ("output", "lm_head", Layout::Same),
-        ("blk.*.attn_norm", "model.layers.*.input_layernorm", Layout::Same),
-        ("blk.*.attn_q", "model.layers.*.self_attn.q_proj", Layout::Same),
-        ("blk.*.attn_q_norm", "model.layers.*.self_attn.q_norm", Layout::Same),
-        ("blk.*.attn_k", "model.layers.*.self_attn.k_proj", Layout::Same),
-        ("blk.*.attn_k_norm", "model.layers.*.self_attn.k_norm", Layout::Same),
-        ("blk.*.attn_v", "model.layers.*.self_attn.v_proj", Layout::Same),
-        ("blk.*.attn_output", "model.layers.*.self_attn.o_proj", Layout::Same),
-        ("blk.*.ffn_norm", "model.layers.*.post_attention_layernorm", Layout::Same),
-        ("blk.*.ffn_gate_inp", "model.layers.*.mlp.gate", Layout::Same),
-        ("blk.*.ffn_gate_exps", "model.layers.*.mlp.experts.#.gate_proj", Layout::Experts),
-        ("blk.*.ffn_up_exps", "model.layers.*.mlp.experts.#.up_proj", Layout::Experts),
-        ("blk.*.ffn_down_exps", "model.layers.*.mlp.experts.#.down_proj", Layout::Experts),
-    ],
+    tensors: &[DECODER, QUERY_AND_KEY, HEAD_NORMS, VALUE_AND_OUTPUT, EXPERTS],
     config: qwen3moe,
     keys: qwen3moe_keys,
 };
