@@ -79,6 +79,18 @@ pub fn accumulate_layer_norm(
     add_norm(x, Some(residual), true, Some(norm), kind)
 }
 
+/// `residual += x` for rows `[tokens, width]`.
+///
+/// # Errors
+/// [`TchError::Torch`] where shapes or types do not fit.
+pub fn accumulate(x: &Tensor, residual: &mut Tensor) -> Result<(), TchError> {
+    if x.requires_grad() || residual.requires_grad() {
+        *residual = residual.f_add(x)?;
+        return Ok(());
+    }
+    add_norm(x, Some(residual), true, None, x.kind()).map(drop)
+}
+
 fn add_norm(
     x: &Tensor,
     residual: Option<&Tensor>,

@@ -1,12 +1,14 @@
 //! GPT-2: learned positions, layer norms before each part, weights stored turned. Radford et al. 2019.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
+use tidemill_torch::encode;
 
 use super::{Architecture, Decoder, DecoderShape, LayerCache, Step};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
-use crate::layers::{CausalAttention, Heads, LayerNorm, PlainMlp, Projection, TokenTable};
+use crate::layers::flat::RowNorm;
+use crate::layers::{CausalAttention, Heads, PlainMlp, Projection, ResidualStream, TokenTable};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -18,9 +20,9 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 
 #[derive(Debug)]
 struct Block {
-    before_attention: LayerNorm,
+    before_attention: RowNorm,
     attention: CausalAttention,
-    before_mlp: LayerNorm,
+    before_mlp: RowNorm,
     mlp: PlainMlp,
 }
 
@@ -30,7 +32,7 @@ struct Gpt2 {
     tokens: TokenTable,
     positions: Tensor,
     blocks: Vec<Block>,
-    norm: LayerNorm,
+    norm: RowNorm,
     shape: DecoderShape,
 }
 
@@ -60,13 +62,13 @@ impl Gpt2 {
                 shape.scale /= (i + 1) as f64;
             }
             Ok(Block {
-                before_attention: LayerNorm::new(&path.sub("ln_1"), width, epsilon)?,
+                before_attention: RowNorm::new(&path.sub("ln_1"), width, epsilon, true, Kind::Float)?,
                 attention: CausalAttention::new(
                     turned(&attention.sub("c_attn"), width, 3 * width)?,
                     turned(&attention.sub("c_proj"), width, width)?,
                     shape,
                 ),
-                before_mlp: LayerNorm::new(&path.sub("ln_2"), width, epsilon)?,
+                before_mlp: RowNorm::new(&path.sub("ln_2"), width, epsilon, true, Kind::Float)?,
                 mlp: PlainMlp::new(
                     turned(&mlp.sub("c_fc"), width, inner)?,
                     turned(&mlp.sub("c_proj"), inner, width)?,
@@ -80,7 +82,7 @@ impl Gpt2 {
             tokens: if tied { tokens } else { tokens.with_head(&path.sub("lm_head"))? },
             positions: root.sub("wpe").get("weight", &[stored, width], Init::Zeros)?,
             blocks: (0..layers).map(block).collect::<Result<_, _>>()?,
-            norm: LayerNorm::new(&root.sub("ln_f"), width, epsilon)?,
+            norm: RowNorm::new(&root.sub("ln_f"), width, epsilon, true, Kind::Float)?,
             shape: DecoderShape {
                 layers,
                 kv_heads: heads,
@@ -104,15 +106,15 @@ impl Decoder for Gpt2 {
     }
 
     fn forward(&self, step: &Step, caches: &[LayerCache]) -> Result<Tensor, ModelError> {
-        let positions = self.positions.f_index_select(0, step.positions())?;
-        let mut hidden = self.tokens.rows(step.ids())?.f_add(&positions)?; // [tokens, width]
+        let mut stream = ResidualStream::new(self.tokens.rows(step.ids())?); // [tokens, width]
+        stream.add(encode::embed(&[(&self.positions, step.positions())], None, Kind::Float)?)?;
         for (block, cache) in self.blocks.iter().zip(caches) {
-            let normed = block.before_attention.forward(&hidden)?;
-            hidden = hidden.f_add(&block.attention.forward(&normed, step, cache, None)?)?;
-            let normed = block.before_mlp.forward(&hidden)?;
-            hidden = hidden.f_add(&block.mlp.forward(&normed)?)?;
+            let normed = stream.normed(&block.before_attention)?;
+            stream.add(block.attention.forward(&normed, step, cache, None)?)?;
+            let normed = stream.normed(&block.before_mlp)?;
+            stream.add(block.mlp.forward(&normed)?)?;
         }
-        self.norm.forward(&hidden)
+        stream.normed(&self.norm)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {

@@ -1,12 +1,13 @@
 //! GPT-NeoX and Pythia: part of each head turned, attention and feed-forward side by side. Black et al. 2022.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::{Architecture, Decoder, DecoderShape, LayerCache, Step};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
-use crate::layers::{CausalAttention, Heads, LayerNorm, PlainMlp, Projection, Rotary, TokenTable};
+use crate::layers::flat::RowNorm;
+use crate::layers::{CausalAttention, Heads, PlainMlp, Projection, ResidualStream, Rotary, TokenTable};
 use crate::parameters::Path;
 
 /// The registry's line.
@@ -18,9 +19,9 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 
 #[derive(Debug)]
 struct Block {
-    before_attention: LayerNorm,
+    before_attention: RowNorm,
     attention: CausalAttention,
-    before_mlp: LayerNorm,
+    before_mlp: RowNorm,
     mlp: PlainMlp,
 }
 
@@ -30,7 +31,7 @@ struct GptNeoX {
     tokens: TokenTable,
     rotary: Rotary,
     blocks: Vec<Block>,
-    norm: LayerNorm,
+    norm: RowNorm,
     parallel: bool,
     shape: DecoderShape,
 }
@@ -66,9 +67,9 @@ impl GptNeoX {
             };
             let output = Projection::new(&attention.sub("dense"), width, width, biased)?;
             Ok(Block {
-                before_attention: LayerNorm::new(&path.sub("input_layernorm"), width, epsilon)?,
+                before_attention: RowNorm::new(&path.sub("input_layernorm"), width, epsilon, true, Kind::Float)?,
                 attention: CausalAttention::new(Projection::from_parts(matrix, bias), output, shape),
-                before_mlp: LayerNorm::new(&path.sub("post_attention_layernorm"), width, epsilon)?,
+                before_mlp: RowNorm::new(&path.sub("post_attention_layernorm"), width, epsilon, true, Kind::Float)?,
                 mlp: PlainMlp::new(
                     Projection::new(&mlp.sub("dense_h_to_4h"), width, inner, true)?,
                     Projection::new(&mlp.sub("dense_4h_to_h"), inner, width, true)?,
@@ -82,7 +83,7 @@ impl GptNeoX {
             tokens: if tied { tokens } else { tokens.with_head(&path.sub("embed_out"))? },
             rotary: Rotary::new(config, width / heads, positions, path.device())?,
             blocks: (0..layers).map(block).collect::<Result<_, _>>()?,
-            norm: LayerNorm::new(&root.sub("final_layer_norm"), width, epsilon)?,
+            norm: RowNorm::new(&root.sub("final_layer_norm"), width, epsilon, true, Kind::Float)?,
             parallel: config.flag_or("use_parallel_residual", true)?,
             shape: DecoderShape { layers, kv_heads: heads, head_dim: width / heads, vocabulary, positions },
         })
@@ -95,16 +96,16 @@ impl Decoder for GptNeoX {
     }
 
     fn forward(&self, step: &Step, caches: &[LayerCache]) -> Result<Tensor, ModelError> {
-        let mut hidden = self.tokens.rows(step.ids())?; // [tokens, width]
+        let mut stream = ResidualStream::new(self.tokens.rows(step.ids())?); // [tokens, width]
         let rows = self.rotary.rows(step)?;
         for (block, cache) in self.blocks.iter().zip(caches) {
-            let normed = block.before_attention.forward(&hidden)?;
-            let attended = block.attention.forward(&normed, step, cache, Some((&self.rotary, &rows)))?;
-            let attended = hidden.f_add(&attended)?;
-            let normed = block.before_mlp.forward(if self.parallel { &hidden } else { &attended })?;
-            hidden = attended.f_add(&block.mlp.forward(&normed)?)?;
+            let normed = stream.normed(&block.before_attention)?;
+            let beside = self.parallel.then(|| stream.normed(&block.before_mlp)).transpose()?;
+            stream.add(block.attention.forward(&normed, step, cache, Some((&self.rotary, &rows)))?)?;
+            let normed = beside.map_or_else(|| stream.normed(&block.before_mlp), Ok)?;
+            stream.add(block.mlp.forward(&normed)?)?;
         }
-        self.norm.forward(&hidden)
+        stream.normed(&self.norm)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {

@@ -1,15 +1,16 @@
 //! The encoder-decoder of Vaswani et al. 2017 under the tensor names that BART made common. The families that share it differ
 //! in their positions and in where their norms stand, and say so in their files.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use tidemill_torch::Activation;
 
 use super::{EncoderDecoder, EncoderDecoderShape, Memory, Sources, TargetBatch, TargetStep};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::init::Init;
+use crate::layers::flat::RowNorm;
 use crate::layers::{
-    CrossAttention, Heads, LayerNorm, PlainMlp, PositionTable, Projection, SourceAttention, TargetAttention, TokenTable,
+    CrossAttention, Heads, PlainMlp, PositionTable, Projection, ResidualStream, SourceAttention, TargetAttention, TokenTable,
 };
 use crate::parameters::Path;
 
@@ -99,20 +100,31 @@ impl<'a> TransformerConfig<'a> {
 #[derive(Debug)]
 struct Sublayer<L> {
     layer: L,
-    norm: LayerNorm,
+    norm: RowNorm,
     norm_first: bool,
 }
 
 impl<L> Sublayer<L> {
     fn forward(
         &self,
-        input: &Tensor,
+        stream: &mut ResidualStream,
         run: impl FnOnce(&L, &Tensor) -> Result<Tensor, ModelError>,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<(), ModelError> {
         if self.norm_first {
-            return Ok(input.f_add(&run(&self.layer, &self.norm.forward(input)?)?)?);
+            let normed = stream.normed(&self.norm)?;
+            return stream.add(run(&self.layer, &normed)?);
         }
-        self.norm.forward(&input.f_add(&run(&self.layer, input)?)?)
+        let output = run(&self.layer, stream.sum()?)?;
+        *stream = ResidualStream::new(self.norm.add(&output, stream.sum()?)?);
+        Ok(())
+    }
+}
+
+/// What a stack of layers ends with: its sum, normalised where there is a norm.
+fn finish(mut stream: ResidualStream, norm: Option<&RowNorm>) -> Result<Tensor, ModelError> {
+    match norm {
+        Some(norm) => stream.normed(norm),
+        None => Ok(stream.sum()?.shallow_clone()),
     }
 }
 
@@ -135,7 +147,7 @@ struct Embedding {
     tokens: TokenTable,
     scale: f64,
     positions: PositionTable,
-    norm: Option<LayerNorm>,
+    norm: Option<RowNorm>,
 }
 
 impl Embedding {
@@ -155,10 +167,10 @@ impl Embedding {
 pub struct Transformer {
     sources: Embedding,
     encoder: Vec<EncoderLayer>,
-    encoder_norm: Option<LayerNorm>,
+    encoder_norm: Option<RowNorm>,
     targets: Embedding,
     decoder: Vec<DecoderLayer>,
-    decoder_norm: Option<LayerNorm>,
+    decoder_norm: Option<RowNorm>,
     head: Option<Projection>,
     logits_bias: Option<Tensor>,
     shape: EncoderDecoderShape,
@@ -181,7 +193,7 @@ impl Transformer {
         let (encoder, decoder) = (root.sub("encoder"), root.sub("decoder"));
         let &TransformerConfig { width, vocabulary, own_target_vocabulary, norms_first, embedding_norm, .. } = settings;
         let target_vocabulary = own_target_vocabulary.unwrap_or(vocabulary);
-        let norm = |path: Path| LayerNorm::new(&path, width, EPSILON);
+        let norm = |path: Path| RowNorm::new(&path, width, EPSILON, true, Kind::Float);
         let embedding = |path: &Path, tokens: TokenTable| -> Result<Embedding, ModelError> {
             Ok(Embedding {
                 tokens,
@@ -264,7 +276,7 @@ impl DecoderLayer {
 }
 
 fn sublayer<L>(path: &Path, norm: &str, settings: &TransformerConfig, layer: L) -> Result<Sublayer<L>, ModelError> {
-    let norm = LayerNorm::new(&path.sub(norm), settings.width, EPSILON)?;
+    let norm = RowNorm::new(&path.sub(norm), settings.width, EPSILON, true, Kind::Float)?;
     Ok(Sublayer { layer, norm, norm_first: settings.norms_first })
 }
 
@@ -280,29 +292,26 @@ impl EncoderDecoder for Transformer {
 
     fn encode(&self, sources: &[&[u32]]) -> Result<Memory, ModelError> {
         let sources = Sources::new(sources, &self.shape, self.device)?;
-        let mut hidden = self.sources.forward(sources.ids(), &sources.positions(&self.sources.positions)?)?;
+        let embedded = self.sources.forward(sources.ids(), &sources.positions(&self.sources.positions)?)?;
+        let mut stream = ResidualStream::new(embedded);
         for layer in &self.encoder {
-            hidden = layer.attention.forward(&hidden, |attention, hidden| attention.forward(hidden, &sources, None))?;
-            hidden = layer.mlp.forward(&hidden, PlainMlp::forward)?;
+            layer.attention.forward(&mut stream, |attention, hidden| attention.forward(hidden, &sources, None))?;
+            layer.mlp.forward(&mut stream, PlainMlp::forward)?;
         }
-        if let Some(norm) = &self.encoder_norm {
-            hidden = norm.forward(&hidden)?;
-        }
+        let hidden = finish(stream, self.encoder_norm.as_ref())?;
         sources.memory(self.decoder.iter().map(|layer| layer.cross_attention.layer.keys_values(&hidden)))
     }
 
     fn decode(&self, steps: &mut [TargetStep<'_>]) -> Result<Tensor, ModelError> {
         let batch = TargetBatch::new(steps, &self.shape)?;
-        let mut hidden = self.targets.forward(batch.ids(), &batch.positions(&self.targets.positions)?)?;
+        let embedded = self.targets.forward(batch.ids(), &batch.positions(&self.targets.positions)?)?;
+        let mut stream = ResidualStream::new(embedded);
         for (i, layer) in self.decoder.iter().enumerate() {
-            hidden = layer.attention.forward(&hidden, |attention, hidden| attention.forward(hidden, &batch, i))?;
-            hidden = layer.cross_attention.forward(&hidden, |cross, hidden| cross.forward(hidden, &batch, i))?;
-            hidden = layer.mlp.forward(&hidden, PlainMlp::forward)?;
+            layer.attention.forward(&mut stream, |attention, hidden| attention.forward(hidden, &batch, i))?;
+            layer.cross_attention.forward(&mut stream, |cross, hidden| cross.forward(hidden, &batch, i))?;
+            layer.mlp.forward(&mut stream, PlainMlp::forward)?;
         }
-        if let Some(norm) = &self.decoder_norm {
-            hidden = norm.forward(&hidden)?;
-        }
-        batch.finish(&hidden)
+        batch.finish(&finish(stream, self.decoder_norm.as_ref())?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {

@@ -1,10 +1,11 @@
-//! Root-mean-square normalisation, Zhang and Sennrich 2019, and the stream of residuals that decoders keep.
+//! Root-mean-square normalisation, Zhang and Sennrich 2019.
 
 use tch::Tensor;
 use tidemill_torch::decode;
 
 use crate::error::ModelError;
 use crate::init::Init;
+use crate::layers::StreamNorm;
 use crate::parameters::Path;
 
 /// Divides by the root of the mean square and multiplies by `weight` `[width]`, or by one plus it as Gemma has it.
@@ -33,39 +34,12 @@ impl RmsNorm {
     }
 }
 
-/// What runs through a decoder beside its layers: the sum of all their updates, `[tokens, width]`. An update is added when
-/// the next norm reads the sum, in one pass over memory.
-#[derive(Debug)]
-pub struct ResidualStream {
-    sum: Tensor,
-    update: Option<Tensor>,
-}
-
-impl ResidualStream {
-    /// Starts with the tokens' vectors.
-    pub fn new(embedded: Tensor) -> ResidualStream {
-        ResidualStream { sum: embedded, update: None }
+impl StreamNorm for RmsNorm {
+    fn norm(&self, sum: &Tensor) -> Result<Tensor, ModelError> {
+        self.forward(sum)
     }
 
-    /// The sum so far, normalised.
-    ///
-    /// # Errors
-    /// [`ModelError::Torch`] when libtorch refuses.
-    pub fn normed(&mut self, norm: &RmsNorm) -> Result<Tensor, ModelError> {
-        match self.update.take() {
-            Some(update) => Ok(decode::add_rms_norm(&mut self.sum, &update, &norm.weight, norm.epsilon, norm.offset)?),
-            None => norm.forward(&self.sum),
-        }
-    }
-
-    /// Adds a layer's output, `[tokens, width]`.
-    ///
-    /// # Errors
-    /// [`ModelError::Torch`] when libtorch refuses.
-    pub fn add(&mut self, update: Tensor) -> Result<(), ModelError> {
-        if let Some(before) = self.update.replace(update) {
-            self.sum = self.sum.f_add(&before)?;
-        }
-        Ok(())
+    fn add_and_norm(&self, update: &Tensor, sum: &mut Tensor) -> Result<Tensor, ModelError> {
+        Ok(decode::add_rms_norm(sum, update, &self.weight, self.epsilon, self.offset)?)
     }
 }

@@ -5,6 +5,7 @@ use tidemill_torch::encode::{self, Norm};
 
 use crate::error::ModelError;
 use crate::init::Init;
+use crate::layers::StreamNorm;
 use crate::parameters::Path;
 
 /// Parameters `weight` and, mostly, `bias` `[width]`, always float32; gives numbers of one kind.
@@ -64,5 +65,15 @@ impl RowNorm {
 
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+}
+
+impl StreamNorm for RowNorm {
+    fn norm(&self, sum: &Tensor) -> Result<Tensor, ModelError> {
+        self.forward(sum)
+    }
+
+    fn add_and_norm(&self, update: &Tensor, sum: &mut Tensor) -> Result<Tensor, ModelError> {
+        self.accumulate(update, sum)
     }
 }
