@@ -221,11 +221,9 @@ mod tests {
             ["sst2", "load"]
         );
         assert_eq!(names(&["all"]).unwrap().len(), ALL.len());
-        assert!(
-            names(&["lod"]).is_err_and(|error| error
-                .to_string()
-                .contains("linear, decode, load, train-text, sst2, embed, generate, chat"))
-        );
+        assert!(names(&["lod"]).is_err_and(|error| {
+            error.to_string().contains("linear, decode, load, train-text, sst2, embed, generate, chat")
+        }));
     }
 
     #[test]

@@ -101,7 +101,13 @@ fn start_to_ready(model: &Path) {
     report("chat: start to ready", "s", None, best.as_secs_f64(), Some((1.0, "lower")));
     let weights = std::fs::metadata(model.join("model.safetensors")).unwrap().len() as f64;
     let held = started[0].memory("VmRSS");
-    report("chat: resident when ready, less the weights", "MB", None, (held - weights) / MEGABYTE, Some((300.0, "lower")));
+    report(
+        "chat: resident when ready, less the weights",
+        "MB",
+        None,
+        (held - weights) / MEGABYTE,
+        Some((300.0, "lower")),
+    );
 }
 
 /// Tokens a second of the engine alone.
@@ -189,7 +195,9 @@ async fn converse(channel: Channel, question: String) -> Vec<f64> {
 
 /// No two begin alike, so that no prompt is in the cache.
 fn question(round: usize, chat: usize) -> String {
-    format!("{round}.{chat}: Tell me in a few sentences how a tide mill works, who built the first ones, and where one still runs.")
+    format!(
+        "{round}.{chat}: Tell me in a few sentences how a tide mill works, who built the first ones, and where one still runs."
+    )
 }
 
 fn report(name: &str, unit: &str, peer: Option<f64>, ours: f64, goal: Option<(f64, &str)>) {

@@ -237,7 +237,7 @@ fn through_the_server(model: &Path, precision: CheckpointPrecision, sentences: &
     runtime.block_on(async {
         let config = ServerConfig {
             address: "127.0.0.1:0".parse().unwrap(),
-            packages: vec![ModelPath { name: None, path: model.to_path_buf() }],
+            packages: vec![ModelPath::from(model)],
             precision: Some(precision),
             threads: Some(THREADS),
             ..ServerConfig::default()

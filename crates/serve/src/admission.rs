@@ -34,8 +34,9 @@ enum Time {
 }
 
 /// The methods that use a model. Everything else passes freely.
-const METHODS: [(&str, Time); 19] = [
+const METHODS: [(&str, Time); 22] = [
     ("/inference.GRPCInferenceService/ModelInfer", Time::Generation),
+    ("/inference.GRPCInferenceService/ModelStreamInfer", Time::Stream),
     ("/tidemill.v1.TextClassification/Classify", Time::Request),
     ("/tidemill.v1.TextClassification/ClassifyStream", Time::Stream),
     ("/tidemill.v1.Embedding/Embed", Time::Request),
@@ -54,7 +55,24 @@ const METHODS: [(&str, Time); 19] = [
     ("/v1/embeddings", Time::Request),
     ("/v1/rerank", Time::Request),
     ("/rerank", Time::Request),
+    ("/v2/models/*/infer", Time::Generation),
+    ("/v2/models/*/versions/*/infer", Time::Generation),
 ];
+
+/// Whether a path is one of these, where a star stands for any one part.
+fn is_of(pattern: &str, path: &str) -> bool {
+    if !pattern.contains('*') {
+        return pattern == path;
+    }
+    let (mut parts, mut own) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (parts.next(), own.next()) {
+            (None, None) => return true,
+            (Some(part), Some(own)) if part == "*" || part == own => {}
+            _ => return false,
+        }
+    }
+}
 
 /// What the gate tells the services of a request: an extension of every request that it let in.
 #[derive(Clone, Debug, Default)]
@@ -161,7 +179,7 @@ impl Service<Request<Body>> for Admission {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        let Some(&(method, time)) = METHODS.iter().find(|(method, _)| *method == path) else {
+        let Some(&(method, time)) = METHODS.iter().find(|(method, _)| is_of(method, path)) else {
             return Box::pin(self.services.call(request));
         };
         let mut account = Account::open(Arc::clone(&self.metrics), method);
@@ -341,6 +359,15 @@ impl http_body::Body for Held {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stars_stand_for_one_part_of_a_path() {
+        assert!(is_of("/v2/models/*/infer", "/v2/models/a.b/infer"));
+        assert!(is_of("/rerank", "/rerank"));
+        for other in ["/v2/models/a/b/infer", "/v2/models/infer", "/v2/models/a/infer/", "/v2/models/a/stats"] {
+            assert!(!is_of("/v2/models/*/infer", other), "{other}");
+        }
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {

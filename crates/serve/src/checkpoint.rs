@@ -59,7 +59,7 @@ fn start_encoder(
     let precision = config.precision.map(precision);
     let options = TaskOptions::for_checkpoint(&checkpoint, precision).map_err(|error| fail(&path, &error))?;
     let (label, threads) = (path.label(), config.threads.unwrap_or(1));
-    let info = move |labels: Vec<String>| ModelInfo { name: path.label(), version: VERSION.to_owned(), labels };
+    let info = move |labels: Vec<String>| ModelInfo { name: path.label(), version: version(&path), labels };
     let place = checkpoint.path().to_path_buf();
     let failed = move |error: TaskError| ServeError::Open { path: place, reason: error.to_string() };
     match EncoderTask::of(&checkpoint) {
@@ -136,8 +136,12 @@ fn open_generator(
     while !generator.is_idle() {
         generator.step().map_err(|error| fail(path, &error))?;
     }
-    let info = ModelInfo { name: path.label(), version: VERSION.to_owned(), labels: Vec::new() };
+    let info = ModelInfo { name: path.label(), version: version(path), labels: Vec::new() };
     Ok((info, OpenedGenerator { generator, preparation }))
+}
+
+fn version(path: &ModelPath) -> String {
+    path.version.clone().unwrap_or_else(|| VERSION.to_owned())
 }
 
 fn fail(path: &ModelPath, error: &dyn Error) -> ServeError {

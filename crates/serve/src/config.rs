@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model_path::ModelPath;
+use crate::repository::RepositoryConfig;
 
 /// What a server listens on, what it serves, and where its bounds are.
 ///
@@ -26,6 +27,8 @@ pub struct ServerConfig {
     /// Packages and checkpoints to serve, one model each: a folder or a `.gguf` file, or `NAME=PATH` to give a checkpoint
     /// another name than its file's. Default: none.
     pub packages: Vec<ModelPath>,
+    /// A folder of models that come and go while the server runs. Default: none.
+    pub repository: Option<RepositoryConfig>,
     /// Threads that libtorch uses within one operation of one model. Default (absent): the processors that this process may
     /// use, shared out between the models, at least one each.
     pub threads: Option<i32>,
@@ -58,6 +61,10 @@ pub struct ServerConfig {
     pub max_generation_time: Duration,
     /// Most tokens of an answer that may wait for a slow reader; beyond it the answer is cut off. Default: 4,096.
     pub max_stream_backlog: usize,
+
+    /// Whether callers may register regions of system shared memory, which are this machine's: with it a caller can have
+    /// the server read and write every object that its user may. Default: no.
+    pub shared_memory: bool,
 
     /// Most texts in a request. Default: 1,024.
     pub max_texts: usize,
@@ -116,6 +123,7 @@ impl Default for ServerConfig {
         ServerConfig {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             packages: Vec::new(),
+            repository: None,
             threads: None,
             max_batch_size: 64,
             max_delay: Duration::ZERO,
@@ -128,6 +136,7 @@ impl Default for ServerConfig {
             max_waiting: 256,
             max_generation_time: Duration::from_secs(600),
             max_stream_backlog: 4096,
+            shared_memory: false,
             max_texts: 1024,
             max_text_bytes: 64 * 1024,
             max_message_bytes: 4 * 1024 * 1024,
@@ -196,6 +205,9 @@ impl ServerConfig {
             let problem = format!("is {queue}, but one request may hold max_texts = {texts}; raise it or lower that");
             return wrong("max_queue", problem);
         }
+        if let Some(repository) = &self.repository {
+            repository.check()?;
+        }
         if self.threads.is_some_and(|threads| threads < 1) {
             return wrong("threads", "must be at least 1; leave it out to share all".to_owned());
         }
@@ -204,14 +216,14 @@ impl ServerConfig {
 }
 
 /// Durations as text with a unit. The largest unit that is exact is written.
-mod duration {
+pub(crate) mod duration {
     use std::time::Duration;
 
     use serde::{Deserialize as _, Deserializer, Serializer, de};
 
     const UNITS: [(&str, u128); 4] = [("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];
 
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         let micros = duration.as_micros();
         let exact = UNITS.iter().find(|(_, size)| micros != 0 && micros.is_multiple_of(*size));
         match exact {
@@ -220,7 +232,7 @@ mod duration {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse(text.trim()).ok_or_else(|| {
             de::Error::custom(format!(

@@ -42,6 +42,14 @@ pub enum ServeError {
         /// What is wrong with it and what to do, as its reader says it.
         reason: String,
     },
+    /// The folder of the repository cannot be read.
+    #[error("the repository {} cannot be read: {source}", path.display())]
+    Repository {
+        /// The folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// A model of the program's own cannot be opened.
     #[error("cannot open the model {model:?}: {reason}")]
     Own {

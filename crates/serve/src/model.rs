@@ -2,6 +2,7 @@
 
 use crate::batch::BatchHandle;
 use crate::generation::GeneratorHandle;
+use crate::statistics::Statistics;
 use crate::tasks::{EmbedInput, Entity, RerankInput, TextToTextAnswer, TextToTextInput};
 use crate::thread::Readiness;
 
@@ -49,6 +50,13 @@ impl TextToTextHandle {
         }
     }
 
+    pub(crate) fn statistics(&self) -> &Statistics {
+        match self {
+            TextToTextHandle::Batch(handle) => handle.statistics(),
+            TextToTextHandle::Generator(handle) => handle.statistics(),
+        }
+    }
+
     pub(crate) fn close(&self) {
         match self {
             TextToTextHandle::Batch(handle) => handle.close(),
@@ -88,6 +96,11 @@ impl Model {
 
     pub(crate) fn readiness(&self) -> &Readiness {
         each!(self, handle => handle.readiness())
+    }
+
+    /// What it has done.
+    pub(crate) fn statistics(&self) -> &Statistics {
+        each!(self, handle => handle.statistics())
     }
 
     /// Takes no more requests; what it has is still served, then the thread ends.

@@ -21,6 +21,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct ModelPath {
     /// The name on the wire.
     pub name: Option<String>,
+    /// The version on the wire, where it is not to be the manifest's or "1".
+    pub version: Option<String>,
     /// The folder or file.
     pub path: PathBuf,
 }
@@ -38,7 +40,7 @@ impl ModelPath {
 
     /// The same, a path that is relative taken from `folder`.
     pub fn within(&self, folder: &Path) -> ModelPath {
-        ModelPath { name: self.name.clone(), path: folder.join(&self.path) }
+        ModelPath { path: folder.join(&self.path), ..self.clone() }
     }
 }
 
@@ -50,9 +52,9 @@ impl FromStr for ModelPath {
         let named = text.split_once('=').filter(|(name, _)| !name.is_empty() && !name.contains('/'));
         Ok(match named {
             Some((name, path)) if !Path::new(text).exists() => {
-                ModelPath { name: Some(name.to_owned()), path: path.into() }
+                ModelPath { name: Some(name.to_owned()), version: None, path: path.into() }
             }
-            _ => ModelPath { name: None, path: text.into() },
+            _ => ModelPath { name: None, version: None, path: text.into() },
         })
     }
 }
@@ -66,13 +68,13 @@ impl From<&str> for ModelPath {
 
 impl From<PathBuf> for ModelPath {
     fn from(path: PathBuf) -> ModelPath {
-        ModelPath { name: None, path }
+        ModelPath { name: None, version: None, path }
     }
 }
 
 impl From<&Path> for ModelPath {
     fn from(path: &Path) -> ModelPath {
-        ModelPath { name: None, path: path.to_owned() }
+        ModelPath { name: None, version: None, path: path.to_owned() }
     }
 }
 

@@ -1,22 +1,117 @@
-//! The models of one server, by name. Knows nothing of how they are loaded or run.
+//! The models of one server, by name and version. Knows nothing of how they are loaded or run. What is here changes at
+//! once: a request sees the models of before or those of after, and who holds a model of before may finish with it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use futures::future::BoxFuture;
+use rand::Rng as _;
 
 use crate::error::ServeError;
 use crate::model::{Kind, Model};
 use crate::refusal::Refusal;
 
+/// Loads a model that is not there when it is asked for.
+pub(crate) trait OnDemand: Send + Sync {
+    /// Whether there is such a model; if so it is loaded when this ends well.
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, Refusal>>;
+}
+
 /// The models of one server. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub(crate) struct Models {
-    by_name: Arc<BTreeMap<String, Model>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    table: RwLock<Arc<Table>>,
+    on_demand: OnceLock<Arc<dyn OnDemand>>,
+    clock: AtomicU64,
+}
+
+/// All models at one moment.
+#[derive(Debug, Default, Clone)]
+struct Table {
+    by_name: BTreeMap<String, Arc<Served>>,
+    aliases: BTreeMap<String, Alias>,
+}
+
+/// Another name of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Alias {
+    /// The model's own name.
+    pub(crate) model: String,
+    /// Its version; empty: the one that requests without a version get.
+    pub(crate) version: String,
+}
+
+/// A model with all its versions that are loaded.
+#[derive(Debug)]
+pub(crate) struct Served {
+    versions: Vec<Model>,
+    weights: BTreeMap<String, u32>,
+    used: AtomicU64,
+}
+
+impl Served {
+    /// Versions, the newest last. `weights` share requests that name no version out; none: the newest gets them.
+    pub(crate) fn new(versions: Vec<Model>, weights: BTreeMap<String, u32>) -> Served {
+        Served { versions, weights, used: AtomicU64::new(0) }
+    }
+
+    /// Its versions, the newest last.
+    pub(crate) fn versions(&self) -> &[Model] {
+        &self.versions
+    }
+
+    // The version that a request gets that names none.
+    fn default_version(&self) -> Option<&Model> {
+        let weight = |model: &Model| self.weights.get(&model.info().version).copied().unwrap_or_default();
+        let total: u32 = self.versions.iter().map(weight).sum();
+        if total == 0 {
+            return self.versions.last();
+        }
+        let mut left = rand::rng().random_range(0..total);
+        self.versions.iter().find(|model| {
+            let own = weight(model);
+            let is_it = left < own;
+            left = left.saturating_sub(own);
+            is_it
+        })
+    }
+
+    fn version(&self, name: &str, version: &str) -> Result<&Model, Refusal> {
+        let found = match version {
+            "" => self.default_version(),
+            _ => self.versions.iter().find(|model| model.info().version == version),
+        };
+        found.ok_or_else(|| {
+            let version = shortened(version);
+            let loaded: Vec<_> = self.versions.iter().map(|model| format!("{:?}", model.info().version)).collect();
+            let is_or_are = if loaded.len() == 1 { "the version" } else { "the versions" };
+            let loaded = match loaded.is_empty() {
+                true => "none is loaded".to_owned(),
+                false if loaded.len() == 1 => format!("{is_or_are} {} is loaded", loaded.join(", ")),
+                false => format!("{is_or_are} {} are loaded", loaded.join(", ")),
+            };
+            let message = format!("the model {name:?} has no version {version:?}; {loaded}");
+            Refusal::UnknownModel { name: format!("{name}, version {version}"), message }
+        })
+    }
+}
+
+impl std::fmt::Debug for Models {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Models").field(&self.table()).finish()
+    }
 }
 
 impl Models {
     /// Models with different names. `places` says where each comes from, for the complaint about two of one name.
     pub(crate) fn new(models: Vec<(Model, String)>) -> Result<Models, ServeError> {
-        let mut by_name = BTreeMap::new();
+        let mut table = Table::default();
         let mut places: BTreeMap<String, String> = BTreeMap::new();
         for (model, place) in models {
             let name = model.info().name.clone();
@@ -27,58 +122,166 @@ impl Models {
                 };
                 return Err(ServeError::DuplicateModel { name, places });
             }
-            by_name.insert(name, model);
+            table.by_name.insert(name, Arc::new(Served::new(vec![model], BTreeMap::new())));
         }
-        Ok(Models { by_name: Arc::new(by_name) })
+        let models = Models::default();
+        models.change(|old| *old = table);
+        Ok(models)
     }
 
-    /// Every model, by name.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Model> {
-        self.by_name.values()
+    /// Who loads models that are not there when they are asked for. To be called once.
+    pub(crate) fn load_on_demand(&self, loader: Arc<dyn OnDemand>) {
+        let _ = self.shared.on_demand.set(loader);
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.shared.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.shared.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut new = Table::clone(&table);
+        let result = change(&mut new);
+        *table = Arc::new(new);
+        result
+    }
+
+    /// Puts a model with its versions in the place of what has its name. Those who hold a version of before may finish
+    /// with it; its thread ends when the last of them has.
+    pub(crate) fn put(&self, name: &str, served: Served) {
+        self.change(|table| table.by_name.insert(name.to_owned(), Arc::new(served)));
+    }
+
+    /// Takes a model away; as for [`put`](Models::put) who holds it may finish.
+    pub(crate) fn remove(&self, name: &str) -> Option<Arc<Served>> {
+        self.change(|table| table.by_name.remove(name))
+    }
+
+    /// Other names of models, all of them.
+    pub(crate) fn set_aliases(&self, aliases: BTreeMap<String, Alias>) {
+        self.change(|table| table.aliases = aliases);
+    }
+
+    /// A model's versions.
+    pub(crate) fn served(&self, name: &str) -> Option<Arc<Served>> {
+        self.table().by_name.get(name).cloned()
+    }
+
+    /// Of these names that which was asked for least recently.
+    pub(crate) fn least_recently_used<'a>(&self, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let table = self.table();
+        let used = |name: &str| table.by_name.get(name).map(|served| served.used.load(Ordering::Relaxed));
+        names.filter_map(|name| Some((used(name)?, name))).min().map(|(_, name)| name)
+    }
+
+    /// Every model in every version, by name.
+    pub(crate) fn all(&self) -> Vec<Model> {
+        self.table().all().cloned().collect()
+    }
+
+    /// Every model in its newest version, by name.
+    pub(crate) fn newest(&self) -> Vec<Model> {
+        self.table().by_name.values().filter_map(|served| served.versions.last().cloned()).collect()
     }
 
     /// Whether every model is ready.
     pub(crate) fn all_ready(&self) -> bool {
-        self.iter().all(|model| model.readiness().is_ready())
+        self.table().all().all(|model| model.readiness().is_ready())
     }
 
-    /// The model of this name and version, whatever its kind. An empty version is any; an empty name is the only model,
-    /// if there is one. `name_field` is what the request calls the name.
-    pub(crate) fn find_any(&self, name: &str, version: &str, name_field: &str) -> Result<&Model, Refusal> {
-        let model = if name.is_empty() { self.only(self.iter(), name_field)? } else { self.named(name)? };
-        check_version(model, version)?;
-        Ok(model)
+    /// The model of this name and version, whatever its kind. An empty version is the one that such requests get; an empty
+    /// name is the only model, if there is one. `name_field` is what the request calls the name.
+    pub(crate) async fn find_any(&self, name: &str, version: &str, name_field: &str) -> Result<Model, Refusal> {
+        self.look_up(name, version, name_field, |_| true).await
     }
 
-    /// The model of this name, version and kind. An empty version is any; an empty name is the only model of the kind.
-    /// `name_field` is what the request calls the name.
-    pub(crate) fn find<K: Kind>(&self, name: &str, version: &str, name_field: &str) -> Result<&K, Refusal> {
-        let of_kind = self.iter().filter(|model| K::of(model).is_some());
-        let model = if name.is_empty() { self.only(of_kind, name_field)? } else { self.named(name)? };
-        check_version(model, version)?;
-        K::of(model).ok_or_else(|| {
+    /// The same, of the models that are loaded already.
+    pub(crate) fn loaded(&self, name: &str, version: &str, name_field: &str) -> Result<Model, Refusal> {
+        self.table().find(name, version, name_field, &|_| true, &self.shared.clock)
+    }
+
+    /// The model of this name, version and kind. An empty version is the one that such requests get; an empty name is the
+    /// only model of the kind. `name_field` is what the request calls the name.
+    pub(crate) async fn find<K: Kind + Clone>(
+        &self,
+        name: &str,
+        version: &str,
+        name_field: &str,
+    ) -> Result<K, Refusal> {
+        let model = self.look_up(name, version, name_field, |model| K::of(model).is_some()).await?;
+        K::of(&model).cloned().ok_or_else(|| {
             let (name, does) = (&model.info().name, model.does());
             Refusal::invalid(name_field, format!("is {name:?}, which {does}; a model that {} is needed", K::DOES))
         })
     }
 
-    fn named(&self, name: &str) -> Result<&Model, Refusal> {
-        if let Some(model) = self.by_name.get(name) {
-            return Ok(model);
+    async fn look_up(
+        &self,
+        name: &str,
+        version: &str,
+        field: &str,
+        is_of_kind: impl Fn(&Model) -> bool,
+    ) -> Result<Model, Refusal> {
+        let found = self.table().find(name, version, field, &is_of_kind, &self.shared.clock);
+        let (Err(Refusal::UnknownModel { .. }), Some(loader)) = (&found, self.shared.on_demand.get()) else {
+            return found;
+        };
+        let own_name = self.table().aliases.get(name).map_or_else(|| name.to_owned(), |alias| alias.model.clone());
+        match loader.load(&own_name).await? {
+            true => self.table().find(name, version, field, &is_of_kind, &self.shared.clock),
+            false => found,
         }
+    }
+}
+
+impl Table {
+    fn all(&self) -> impl Iterator<Item = &Model> {
+        self.by_name.values().flat_map(|served| served.versions())
+    }
+
+    fn find(
+        &self,
+        name: &str,
+        version: &str,
+        field: &str,
+        is_of_kind: &dyn Fn(&Model) -> bool,
+        clock: &AtomicU64,
+    ) -> Result<Model, Refusal> {
+        let (name, version) = match self.aliases.get(name) {
+            Some(alias) if !self.by_name.contains_key(name) => {
+                (alias.model.as_str(), if version.is_empty() { alias.version.as_str() } else { version })
+            }
+            _ => (name, version),
+        };
+        let (name, served) = if name.is_empty() {
+            let is_of_kind = |(_, served): &(&String, &Arc<Served>)| served.versions.iter().any(is_of_kind);
+            self.only(self.by_name.iter().filter(is_of_kind), field)?
+        } else {
+            (name, self.by_name.get(name).ok_or_else(|| self.unknown(name))?)
+        };
+        served.used.store(clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        served.version(name, version).cloned()
+    }
+
+    fn unknown(&self, name: &str) -> Refusal {
         let name = shortened(name);
-        let known = self.by_name.keys().map(String::as_str);
+        let known = self.by_name.keys().chain(self.aliases.keys()).map(String::as_str);
         let hint = match tidemill_data::nearest(&name, known) {
             Some(nearest) => format!("did you mean {nearest:?}?"),
+            None if self.by_name.is_empty() => "this server has none".to_owned(),
             None => format!("this server has {}", self.names()),
         };
         let message = format!("there is no model {name:?}; {hint}");
-        Err(Refusal::UnknownModel { name, message })
+        Refusal::UnknownModel { name, message }
     }
 
-    fn only<'a>(&self, mut models: impl Iterator<Item = &'a Model>, field: &str) -> Result<&'a Model, Refusal> {
+    fn only<'a>(
+        &self,
+        mut models: impl Iterator<Item = (&'a String, &'a Arc<Served>)>,
+        field: &str,
+    ) -> Result<(&'a str, &'a Arc<Served>), Refusal> {
         match (models.next(), models.next()) {
-            (Some(model), None) => Ok(model),
+            (Some((name, served)), None) => Ok((name.as_str(), served)),
             _ => Err(Refusal::invalid(field, format!("is empty; name one of the models: {}", self.names()))),
         }
     }
@@ -87,21 +290,6 @@ impl Models {
         let names: Vec<String> = self.by_name.keys().take(20).map(|name| format!("{name:?}")).collect();
         names.join(", ")
     }
-}
-
-fn check_version(model: &Model, version: &str) -> Result<(), Refusal> {
-    let info = model.info();
-    if version.is_empty() || version == info.version {
-        return Ok(());
-    }
-    let asked = format!("{}, version {}", info.name, shortened(version));
-    let message = format!(
-        "the model {:?} has no version {:?}; the version {:?} is loaded",
-        info.name,
-        shortened(version),
-        info.version
-    );
-    Err(Refusal::UnknownModel { name: asked, message })
 }
 
 // A stranger's name in an answer: never the whole of a megabyte.

@@ -35,7 +35,7 @@ pub(crate) fn open(
     let manifest = pipeline.manifest();
     let info = ModelInfo {
         name: path.name.clone().unwrap_or_else(|| manifest.name.clone()),
-        version: manifest.version.clone(),
+        version: path.version.clone().unwrap_or_else(|| manifest.version.clone()),
         labels: pipeline.labels().to_vec(),
     };
     let labels = info.labels.len();

@@ -69,6 +69,14 @@ pub(crate) enum Refusal {
         /// The model.
         model: String,
     },
+    /// A model of the repository cannot be loaded.
+    #[error("the model {model:?} cannot be loaded: {reason}")]
+    CannotLoad {
+        /// The model.
+        model: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The server is on its way out.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -103,7 +111,7 @@ impl Refusal {
             Refusal::TooLarge { .. } => "too_large",
             Refusal::TooSlow => "too_slow",
             Refusal::DeadlineExceeded | Refusal::Idle(_) => "deadline",
-            Refusal::NotReady { .. } | Refusal::ShuttingDown => "unavailable",
+            Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => "unavailable",
             Refusal::Stopped { .. } | Refusal::Failed { .. } => "failed",
         }
     }
@@ -118,6 +126,7 @@ impl Refusal {
             | Refusal::TooLarge { .. }
             | Refusal::TooSlow => Code::ResourceExhausted,
             Refusal::DeadlineExceeded | Refusal::Idle(_) => Code::DeadlineExceeded,
+            Refusal::CannotLoad { .. } => Code::FailedPrecondition,
             Refusal::NotReady { .. } | Refusal::ShuttingDown => Code::Unavailable,
             Refusal::Stopped { .. } | Refusal::Failed { .. } => Code::Internal,
         }

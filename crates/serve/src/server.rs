@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::admission::{Admission, Gate};
@@ -23,8 +24,10 @@ use crate::connections;
 use crate::error::ServeError;
 use crate::http;
 use crate::metrics::{Metrics, UPKEEP};
+use crate::model::Model;
 use crate::models::Models;
-use crate::services;
+use crate::repository::{Repository, RepositoryConfig, RepositoryMode};
+use crate::services::{self, Base};
 use crate::source::ModelSource;
 use crate::thread::Running;
 
@@ -63,7 +66,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    if config.packages.is_empty() {
+    if config.packages.is_empty() && config.repository.is_none() {
         return Err(ServeError::NoModels);
     }
     let sources = config.packages.iter().cloned().map(ModelSource::path).collect();
@@ -86,11 +89,18 @@ pub async fn serve_models(
     let config = ServerConfig { threads: Some(libtorch_threads(&config, sources.len())), ..config };
 
     let metrics = Arc::new(Metrics::new()?);
-    let (models, threads) = load(sources, &config, &metrics).await?;
-    let result = run(&config, listener, &models, &metrics, shutdown, || ready(address)).await;
-    for model in models.iter() {
+    let (models, mut threads) = load(sources, &config, &metrics).await?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let repository = match &config.repository {
+        Some(repository) => Some(open_repository(repository, &config, &models, &metrics, &health).await?),
+        None => None,
+    };
+    let served = Served { models: &models, repository: repository.as_ref(), metrics: &metrics };
+    let result = run(&config, listener, served, (health, health_service), shutdown, || ready(address)).await;
+    for model in models.all() {
         model.close();
     }
+    threads.extend(repository.iter().flat_map(Repository::take_threads));
     let stopping = result.as_ref().copied().unwrap_or_else(|_| Instant::now());
     join(threads, &models, stopping + config.grace).await;
     result.map(drop)
@@ -138,24 +148,49 @@ async fn load(
     Ok((Models::new(models)?, threads))
 }
 
+// Its models are loaded; those that cannot be are reported, and the others are served.
+async fn open_repository(
+    config: &RepositoryConfig,
+    server: &ServerConfig,
+    models: &Models,
+    metrics: &Arc<Metrics>,
+    health: &HealthReporter,
+) -> Result<Repository, ServeError> {
+    let repository = Repository::new(config.clone(), server, models, metrics, health);
+    let failed = |source| ServeError::Repository { path: config.path.clone(), source };
+    repository.begin().await.map_err(failed)?;
+    Ok(repository)
+}
+
+// What a server serves.
+#[derive(Clone, Copy)]
+struct Served<'a> {
+    models: &'a Models,
+    repository: Option<&'a Repository>,
+    metrics: &'a Arc<Metrics>,
+}
+
 // Serves until `shutdown`, and gives the time when that was.
 async fn run(
     config: &ServerConfig,
     listener: TcpListener,
-    models: &Models,
-    metrics: &Arc<Metrics>,
+    Served { models, repository, metrics }: Served<'_>,
+    (health, health_service): (HealthReporter, HealthServer<impl Health>),
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(),
 ) -> Result<Instant, ServeError> {
     let gate = Gate::new(config);
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let grpc = services::routes(config, models, &gate)?.add_service(health_service);
-    let routes = http::beside(grpc, config, models, metrics, gate.watch());
+    let base = Base::new(config, models, repository, gate.watch());
+    let grpc = services::routes(base.clone())?.add_service(health_service);
+    let routes = http::beside(grpc, base, metrics);
     let admission = Admission::new(gate.clone(), Arc::clone(metrics), routes.prepare());
 
     set_health(&health, models, ServingStatus::Serving).await;
     let mut tasks = watch_models(&health, models);
     tasks.spawn(keep_up(Arc::clone(metrics)));
+    if let (Some(repository), Some(RepositoryMode::Poll)) = (repository, config.repository.as_ref().map(|r| r.mode)) {
+        tasks.spawn(repository.clone().poll());
+    }
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = connections::accept(listener, config.max_connections);
@@ -200,7 +235,7 @@ async fn set_health(health: &HealthReporter, models: &Models, status: ServingSta
     for name in std::iter::once("").chain(services::NAMES) {
         health.set_service_status(name, status).await;
     }
-    for model in models.iter() {
+    for model in models.newest() {
         health.set_service_status(&model.info().name, status).await;
     }
 }
@@ -217,11 +252,11 @@ async fn keep_up(metrics: Arc<Metrics>) {
 // over the process starts another. The other models go on meanwhile.
 fn watch_models(health: &HealthReporter, models: &Models) -> JoinSet<()> {
     let mut watching = JoinSet::new();
-    for model in models.iter() {
-        let (health, model) = (health.clone(), model.clone());
+    for model in models.all() {
+        let (health, name, readiness) = (health.clone(), model.info().name.clone(), model.readiness().clone());
         watching.spawn(async move {
-            model.readiness().ended().await;
-            health.set_service_status(&model.info().name, ServingStatus::NotServing).await;
+            readiness.ended().await;
+            health.set_service_status(&name, ServingStatus::NotServing).await;
             health.set_service_status("", ServingStatus::NotServing).await;
         });
     }
@@ -236,7 +271,7 @@ async fn join(threads: Vec<JoinHandle<()>>, models: &Models, until: Instant) {
     while !ended(&threads) && Instant::now() < until {
         tokio::time::sleep(JOIN_INTERVAL).await;
     }
-    models.iter().for_each(|model| model.abort());
+    models.all().iter().for_each(Model::abort);
     let until = Instant::now() + CLOSING_TIME;
     while !ended(&threads) {
         if Instant::now() > until {

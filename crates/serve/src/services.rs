@@ -5,7 +5,7 @@ mod chat;
 pub(crate) mod embedding;
 mod entities;
 pub(crate) mod generation;
-mod open_inference;
+pub(crate) mod open_inference;
 mod stream;
 mod tensors;
 mod text_classification;
@@ -25,12 +25,14 @@ use tokio::sync::watch;
 use tonic::Request;
 use tonic::service::Routes;
 
-use crate::admission::{Admitted, Gate};
+use crate::admission::Admitted;
 use crate::batch::{Answered, BatchHandle, Input};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
 use crate::models::Models;
 use crate::refusal::Refusal;
+use crate::repository::Repository;
+use open_inference::{Batching, Regions};
 
 /// The full names of the inference services, as health knows them.
 pub(crate) const NAMES: [&str; 7] = [
@@ -44,9 +46,8 @@ pub(crate) const NAMES: [&str; 7] = [
 ];
 
 /// Every gRPC service but health.
-pub(crate) fn routes(config: &ServerConfig, models: &Models, gate: &Gate) -> Result<Routes, ServeError> {
-    let size = config.max_message_bytes;
-    let base = Base::new(config, models, gate.watch());
+pub(crate) fn routes(base: Base) -> Result<Routes, ServeError> {
+    let size = base.max_message_bytes;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -67,19 +68,30 @@ pub(crate) fn routes(config: &ServerConfig, models: &Models, gate: &Gate) -> Res
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
     pub(crate) models: Models,
+    pub(crate) repository: Option<Repository>,
     pub(crate) limits: TextLimits,
     pub(crate) max_message_bytes: usize,
+    regions: Regions,
+    batching: Batching,
     max_under_way: usize,
     max_idle: Duration,
     shut: watch::Receiver<bool>,
 }
 
 impl Base {
-    pub(crate) fn new(config: &ServerConfig, models: &Models, shut: watch::Receiver<bool>) -> Base {
+    pub(crate) fn new(
+        config: &ServerConfig,
+        models: &Models,
+        repository: Option<&Repository>,
+        shut: watch::Receiver<bool>,
+    ) -> Base {
         Base {
             models: models.clone(),
+            repository: repository.cloned(),
             limits: TextLimits { max_texts: config.max_texts, max_text_bytes: config.max_text_bytes },
             max_message_bytes: config.max_message_bytes,
+            regions: Regions::new(config.shared_memory),
+            batching: Batching { max_delay: config.max_delay },
             max_under_way: config.max_stream_requests,
             max_idle: config.max_stream_idle,
             shut,

@@ -32,7 +32,7 @@ fn config() -> ServerConfig {
 }
 
 fn source(name: &str, folder: &Path) -> ModelSource {
-    ModelSource::path(ModelPath { name: Some(name.to_string()), path: folder.to_path_buf() })
+    ModelSource::path(ModelPath { name: Some(name.to_string()), version: None, path: folder.to_path_buf() })
 }
 
 fn assert_near(found: &[f32], expected: &[f32], what: &str) {
@@ -233,7 +233,7 @@ async fn a_checkpoint_that_cannot_be_served_stops_the_start() {
     let refused = async |folder: &Path, precision| {
         let config = ServerConfig {
             address: "127.0.0.1:0".parse().unwrap(),
-            packages: vec![ModelPath { name: None, path: folder.to_path_buf() }],
+            packages: vec![ModelPath { name: None, version: None, path: folder.to_path_buf() }],
             precision,
             ..ServerConfig::default()
         };

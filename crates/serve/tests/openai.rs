@@ -54,7 +54,7 @@ fn chat_checkpoint(context: usize) -> TempDir {
 }
 
 fn source(name: &str, folder: &TempDir) -> ModelSource {
-    ModelSource::path(ModelPath { name: Some(name.to_string()), path: folder.path().to_path_buf() })
+    ModelSource::path(ModelPath { name: Some(name.to_string()), version: None, path: folder.path().to_path_buf() })
 }
 
 /// A server of the models `chat`, `embedder` and `reranker`, and their folders.

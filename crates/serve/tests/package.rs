@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::error::Error;
+#[path = "support/packages.rs"]
+mod packages;
+
 use std::path::Path;
 
-use serde_json::Map;
-use tidemill_data::{Encoder, TextCleaning, TokenizerConfig};
-use tidemill_model::manifest::Source;
-use tidemill_model::{Package, PackageParts, Parameters, Pipeline, PipelineOptions, architectures};
+use packages::{TEXTS, write_package};
+use tidemill_model::{Pipeline, PipelineOptions};
 use tidemill_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use tidemill_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use tidemill_proto::tensor::{decode_bytes, decode_fp32, encode_bytes};
@@ -16,32 +16,6 @@ use tidemill_proto::v1::ClassifyRequest;
 use tidemill_proto::v1::text_classification_client::TextClassificationClient;
 use tidemill_serve::{ServerConfig, serve};
 use tokio::sync::oneshot;
-
-const TEXTS: [&str; 4] = ["a good film", "bad", "", "good actors, <b>bad</b> script"];
-
-fn write_package(folder: &Path, name: &str) -> Result<(), Box<dyn Error>> {
-    let encoder = Encoder::train(&TokenizerConfig::default(), TextCleaning::default(), &mut TEXTS.into_iter())?;
-    let labels = ["negative".to_owned(), "neutral".to_owned(), "positive".to_owned()];
-    let config = architectures::complete_config(
-        "bag_of_embeddings",
-        &Map::new(),
-        architectures::Vocabulary::of(&encoder),
-        &labels,
-    )?;
-    let parameters = Parameters::new(7, PipelineOptions::default().device);
-    architectures::build(&parameters.root(), &config)?;
-    let parts = PackageParts {
-        name,
-        version: "2",
-        labels: &labels,
-        config: &config,
-        parameters: &parameters,
-        encoder: &encoder,
-        source: Source::default(),
-        report_json: None,
-    };
-    Ok(Package::write(folder, &parts)?)
-}
 
 fn config(folders: &[&Path]) -> ServerConfig {
     ServerConfig {
@@ -56,7 +30,7 @@ fn config(folders: &[&Path]) -> ServerConfig {
 async fn both_services_say_what_the_pipeline_says() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path().join("sentiment");
-    write_package(&folder, "sentiment").unwrap();
+    write_package(&folder, "sentiment", 7).unwrap();
     let expected: Vec<Vec<f32>> = Pipeline::open(&folder, &PipelineOptions::default())
         .unwrap()
         .classify(&TEXTS)
@@ -131,8 +105,8 @@ fn answer_labels(rows: &[Vec<f32>]) -> Vec<&'static str> {
 async fn a_damaged_package_and_a_name_used_twice_stop_the_start() {
     let temporary = tempfile::tempdir().unwrap();
     let (one, two) = (temporary.path().join("one"), temporary.path().join("two"));
-    write_package(&one, "sentiment").unwrap();
-    write_package(&two, "sentiment").unwrap();
+    write_package(&one, "sentiment", 7).unwrap();
+    write_package(&two, "sentiment", 7).unwrap();
     let never = |_| unreachable!("it is not ready");
 
     let result = serve(config(&[&one, &two]), std::future::pending(), never).await;

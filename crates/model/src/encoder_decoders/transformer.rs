@@ -10,7 +10,8 @@ use crate::error::ModelError;
 use crate::init::Init;
 use crate::layers::flat::RowNorm;
 use crate::layers::{
-    CrossAttention, Heads, PlainMlp, PositionTable, Projection, ResidualStream, SourceAttention, TargetAttention, TokenTable,
+    CrossAttention, Heads, PlainMlp, PositionTable, Projection, ResidualStream, SourceAttention, TargetAttention,
+    TokenTable,
 };
 use crate::parameters::Path;
 

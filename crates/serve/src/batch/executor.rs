@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::handle::BatchHandle;
+use super::handle::{BatchHandle, PreparedLine};
 use super::queue::{Answer, BatchSize, Entry, Failure, Queue};
 use super::{BatchModel, Input, Opened};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
 use crate::metrics::{BatchMetrics, Metrics};
 use crate::model::{Model, ModelInfo};
+use crate::statistics::Statistics;
 use crate::thread::{self, Loading, Serving};
 
 /// Starts a thread that opens a model and then serves it. `label` names it until its own name is known; `wrap` says what
@@ -29,13 +30,14 @@ pub(crate) fn spawn<I: Input, M: BatchModel>(
             Err(error) => return drop(tell.send(Err(error))),
         };
         let queue: Arc<Queue<M::Item, M::Answer>> = Arc::new(Queue::new(max_queue));
-        let metrics = metrics.batch(&info.name);
+        let (metrics, statistics) = (metrics.batch(&info.name), Statistics::default());
         let (serving, readiness) = {
             let queue = Arc::clone(&queue);
             Serving::new(&info.name, move || queue.abort())
         };
-        let handle = BatchHandle::new(info, prepare, Arc::clone(&queue), size, readiness, metrics.clone());
-        let mut executor = Executor { model, serving, metrics };
+        let line = PreparedLine { prepare, queue: Arc::clone(&queue), size, metrics: metrics.clone() };
+        let handle = BatchHandle::new(info, line, readiness, statistics.clone());
+        let mut executor = Executor { model, serving, metrics, statistics };
         if tell.send(Ok(wrap(handle))).is_ok() {
             while let Some(batch) = queue.take(size, max_delay) {
                 executor.metrics.waiting.set(queue.waiting_items() as f64);
@@ -49,6 +51,7 @@ struct Executor<M> {
     model: M,
     serving: Serving,
     metrics: BatchMetrics,
+    statistics: Statistics,
 }
 
 impl<M: BatchModel> Executor<M> {
@@ -65,6 +68,7 @@ impl<M: BatchModel> Executor<M> {
         let computed = started.elapsed();
         self.metrics.batch_size.record(batch_size as f64);
         self.metrics.compute.record(computed);
+        self.statistics.note_batch(batch_size, computed);
 
         match result {
             Ok(answers) => {
@@ -73,6 +77,7 @@ impl<M: BatchModel> Executor<M> {
                     let answers = answers.by_ref().take(entry.items.len()).collect();
                     let waited = started.saturating_duration_since(entry.arrived);
                     self.metrics.queue.record(waited);
+                    self.statistics.note_wait(waited);
                     self.metrics.tokens.increment(entry.tokens as u64);
                     // The caller may have left meanwhile.
                     let _ = entry.reply.send(Ok(Answer { answers, waited, computed, batch_size }));

@@ -12,6 +12,7 @@ use super::{Input, Prepare, Prepared};
 use crate::metrics::BatchMetrics;
 use crate::model::ModelInfo;
 use crate::refusal::Refusal;
+use crate::statistics::Statistics;
 use crate::thread::Readiness;
 
 /// Inputs longer than this are prepared on a thread for blocking work, not on a worker of the runtime.
@@ -42,6 +43,7 @@ struct Shared<I, A> {
     info: ModelInfo,
     line: Arc<dyn Line<I, A>>,
     readiness: Readiness,
+    statistics: Statistics,
 }
 
 impl<I, A> Clone for BatchHandle<I, A> {
@@ -65,14 +67,11 @@ impl<I, A> Drop for Shared<I, A> {
 impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
     pub(super) fn new<T: Send + 'static>(
         info: ModelInfo,
-        prepare: Prepare<I, T>,
-        queue: Arc<Queue<T, A>>,
-        size: BatchSize,
+        line: PreparedLine<I, T, A>,
         readiness: Readiness,
-        metrics: BatchMetrics,
+        statistics: Statistics,
     ) -> BatchHandle<I, A> {
-        let line = Arc::new(PreparedLine { prepare, queue, size, metrics });
-        BatchHandle { shared: Arc::new(Shared { info, line, readiness }) }
+        BatchHandle { shared: Arc::new(Shared { info, line: Arc::new(line), readiness, statistics }) }
     }
 
     /// What the model is called and what it answers with.
@@ -83,6 +82,11 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
     /// Whether it takes requests.
     pub(crate) fn readiness(&self) -> &Readiness {
         &self.shared.readiness
+    }
+
+    /// What it has done.
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.shared.statistics
     }
 
     /// Takes no more requests; what waits is still served, then the thread ends.
@@ -111,6 +115,18 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
             let (waited, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Answered { answers: Vec::new(), tokens: 0, waited, computed, batch_size: 0 });
         }
+        let (items, started) = (inputs.len(), Instant::now());
+        let result = self.answer_some(inputs, field, deadline).await;
+        self.shared.statistics.note_end(result.is_ok(), items, started.elapsed());
+        result
+    }
+
+    async fn answer_some(
+        &self,
+        inputs: Vec<I>,
+        field: &'static str,
+        deadline: Option<Instant>,
+    ) -> Result<Answered<A>, Refusal> {
         if !self.readiness().is_ready() {
             return Err(self.not_ready());
         }
@@ -197,11 +213,12 @@ trait Line<I, A>: Send + Sync {
     fn waiting(&self) -> usize;
 }
 
-struct PreparedLine<I, T, A> {
-    prepare: Prepare<I, T>,
-    queue: Arc<Queue<T, A>>,
-    size: BatchSize,
-    metrics: BatchMetrics,
+/// A model's queue, and what is done with inputs before they go there.
+pub(super) struct PreparedLine<I, T, A> {
+    pub(super) prepare: Prepare<I, T>,
+    pub(super) queue: Arc<Queue<T, A>>,
+    pub(super) size: BatchSize,
+    pub(super) metrics: BatchMetrics,
 }
 
 impl<I, T: Send, A: Send> Line<I, A> for PreparedLine<I, T, A> {

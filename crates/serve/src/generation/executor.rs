@@ -11,13 +11,14 @@ use std::time::Instant;
 use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::handle::GeneratorHandle;
+use super::handle::{GeneratorHandle, PreparedLine};
 use super::{EngineState, Generator, OpenedGenerator, Piece, RequestError};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
 use crate::metrics::{GenerationMetrics, Metrics};
 use crate::model::{Model, ModelInfo};
 use crate::refusal::Refusal;
+use crate::statistics::Statistics;
 use crate::thread::{self, Abort, Loading, Serving};
 
 /// A request on its way to the generator.
@@ -50,10 +51,12 @@ pub(crate) fn spawn<G: Generator>(
         let (name, metrics) = (info.name.clone(), metrics.generation(&info.name));
         let (serving, readiness) = Serving::new(&info.name, || {});
         let abort = Abort::default();
-        let handle = GeneratorHandle::new(info, preparation, sender, backlog, readiness, abort.clone());
+        let statistics = Statistics::default();
+        let line = PreparedLine::new(preparation, sender, backlog);
+        let handle = GeneratorHandle::new(info, line, readiness, abort.clone(), statistics.clone());
         let state = generator.state();
-        let mut executor =
-            Executor { serving, active: BTreeMap::new(), generator, arrivals, abort, metrics, state, name };
+        let active = BTreeMap::new();
+        let mut executor = Executor { serving, active, generator, arrivals, abort, metrics, statistics, state, name };
         if tell.send(Ok(wrap(handle))).is_ok() {
             executor.run();
         }
@@ -69,6 +72,7 @@ struct Executor<G: Generator> {
     arrivals: mpsc::Receiver<Arrival<G::Prepared>>,
     abort: Abort,
     metrics: GenerationMetrics,
+    statistics: Statistics,
     state: EngineState,
     name: String,
 }
@@ -155,7 +159,8 @@ impl<G: Generator> Executor<G> {
             let _tell = self.serving.while_it_runs();
             self.generator.step()
         };
-        self.metrics.step.record(started.elapsed());
+        let computed = started.elapsed();
+        self.metrics.step.record(computed);
         match stepped {
             Ok(pieces) => {
                 self.note_beginnings(started);
@@ -166,6 +171,7 @@ impl<G: Generator> Executor<G> {
                 }
                 if sequences > 0 {
                     self.metrics.batch_size.record(sequences as f64);
+                    self.statistics.note_batch(sequences, computed);
                 }
                 self.report();
                 if self.generator.is_idle() {
@@ -186,7 +192,9 @@ impl<G: Generator> Executor<G> {
         for (id, call) in self.active.iter_mut().filter(|(_, call)| !call.has_begun) {
             if !self.generator.is_waiting(*id) {
                 call.has_begun = true;
-                self.metrics.queue.record(started.saturating_duration_since(call.arrived));
+                let waited = started.saturating_duration_since(call.arrived);
+                self.metrics.queue.record(waited);
+                self.statistics.note_wait(waited);
             }
         }
     }

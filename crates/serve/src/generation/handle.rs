@@ -14,6 +14,7 @@ use super::{
 };
 use crate::model::ModelInfo;
 use crate::refusal::Refusal;
+use crate::statistics::Statistics;
 use crate::tasks::TextToTextInput;
 use crate::thread::{Abort, Readiness, lock};
 
@@ -29,6 +30,7 @@ struct Shared {
     line: Arc<dyn Line>,
     readiness: Readiness,
     abort: Abort,
+    statistics: Statistics,
 }
 
 impl fmt::Debug for GeneratorHandle {
@@ -40,14 +42,12 @@ impl fmt::Debug for GeneratorHandle {
 impl GeneratorHandle {
     pub(super) fn new<P: Send + 'static>(
         info: ModelInfo,
-        preparation: Arc<dyn Preparation<Prepared = P>>,
-        arrivals: mpsc::Sender<Arrival<P>>,
-        backlog: usize,
+        line: PreparedLine<P>,
         readiness: Readiness,
         abort: Abort,
+        statistics: Statistics,
     ) -> GeneratorHandle {
-        let line = Arc::new(PreparedLine { preparation, arrivals: Mutex::new(Some(arrivals)), backlog });
-        GeneratorHandle { shared: Arc::new(Shared { info, line, readiness, abort }) }
+        GeneratorHandle { shared: Arc::new(Shared { info, line: Arc::new(line), readiness, abort, statistics }) }
     }
 
     /// What the model is called.
@@ -58,6 +58,11 @@ impl GeneratorHandle {
     /// Whether it takes requests.
     pub(crate) fn readiness(&self) -> &Readiness {
         &self.shared.readiness
+    }
+
+    /// What it has done.
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.shared.statistics
     }
 
     /// Takes no more requests; what it has is finished, then the thread ends.
@@ -111,19 +116,20 @@ impl GeneratorHandle {
     }
 
     async fn begin(&self, request: Ask, deadline: Option<Instant>) -> Result<Generation, Refusal> {
+        let account = Account { statistics: self.shared.statistics.clone(), arrived: Instant::now(), answers: 0 };
         if !self.readiness().is_ready() {
             return Err(self.not_ready());
         }
         match deadline {
-            None => self.submit(request, None).await,
-            Some(until) => tokio::time::timeout_at(until.into(), self.submit(request, deadline))
+            None => self.submit(request, None, account).await,
+            Some(until) => tokio::time::timeout_at(until.into(), self.submit(request, deadline, account))
                 .await
                 .unwrap_or(Err(Refusal::DeadlineExceeded)),
         }
     }
 
-    async fn submit(&self, request: Ask, deadline: Option<Instant>) -> Result<Generation, Refusal> {
-        let arrived = Instant::now();
+    async fn submit(&self, request: Ask, deadline: Option<Instant>, account: Account) -> Result<Generation, Refusal> {
+        let arrived = account.arrived;
         let line = Arc::clone(&self.shared.line);
         // Writing a conversation out, tokenising it and compiling a grammar take too long for a worker of the runtime.
         let put = tokio::task::spawn_blocking(move || line.put(request, arrived));
@@ -139,7 +145,8 @@ impl GeneratorHandle {
             PutError::Closed => self.not_ready(),
         })?;
         placed.accepted.await.map_err(|_| stopped())?.map_err(refused)?;
-        Ok(Generation { pieces: placed.pieces, ended: placed.ended, deadline, model: model(), is_over: false })
+        let Placed { pieces, ended, .. } = placed;
+        Ok(Generation { pieces, ended, deadline, model: model(), is_over: false, account })
     }
 
     fn not_ready(&self) -> Refusal {
@@ -155,6 +162,21 @@ pub(crate) struct Generation {
     deadline: Option<Instant>,
     model: String,
     is_over: bool,
+    account: Account,
+}
+
+// Counted when it is dropped: answered if it has answers.
+#[derive(Debug)]
+struct Account {
+    statistics: Statistics,
+    arrived: Instant,
+    answers: usize,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.statistics.note_end(self.answers > 0, self.answers, self.arrived.elapsed());
+    }
 }
 
 impl Generation {
@@ -176,6 +198,9 @@ impl Generation {
             Ok(Some(piece)) => Ok(piece),
         };
         self.is_over = result.as_ref().map_or(true, |piece| piece.usage.is_some());
+        if let Ok(Piece { sample, usage: Some(_), .. }) = &result {
+            self.account.answers = sample + 1;
+        }
         if self.is_over {
             self.pieces.close();
         }
@@ -240,11 +265,22 @@ trait Line: Send + Sync {
     fn has_chat_template(&self) -> bool;
 }
 
-struct PreparedLine<P> {
+/// A generator's line, and what is done with requests before they go there.
+pub(super) struct PreparedLine<P> {
     preparation: Arc<dyn Preparation<Prepared = P>>,
     // None when it is closed.
     arrivals: Mutex<Option<mpsc::Sender<Arrival<P>>>>,
     backlog: usize,
+}
+
+impl<P> PreparedLine<P> {
+    pub(super) fn new(
+        preparation: Arc<dyn Preparation<Prepared = P>>,
+        arrivals: mpsc::Sender<Arrival<P>>,
+        backlog: usize,
+    ) -> PreparedLine<P> {
+        PreparedLine { preparation, arrivals: Mutex::new(Some(arrivals)), backlog }
+    }
 }
 
 impl<P: Send + 'static> Line for PreparedLine<P> {

@@ -1,7 +1,8 @@
-//! HTTP, beside gRPC on the same port: OpenAI's interface, reranking as Text Embeddings Inference has it, probes and
+//! HTTP, beside gRPC on the same port: the Open Inference Protocol, OpenAI's interface, reranking as Text Embeddings Inference has it, probes and
 //! metrics. JSON in, checked; models called; JSON or server-sent events out. What a request means is the services'.
 
 mod body;
+mod open_inference;
 mod openai;
 mod rerank;
 
@@ -14,13 +15,10 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::sync::watch;
 use tonic::Status;
 use tonic::service::Routes;
 
-use crate::config::ServerConfig;
 use crate::metrics::Metrics;
-use crate::models::Models;
 use crate::refusal::Refusal;
 use crate::services::Base;
 
@@ -33,14 +31,7 @@ struct Http {
 }
 
 /// The gRPC services with HTTP's paths beside them.
-pub(crate) fn beside(
-    grpc: Routes,
-    config: &ServerConfig,
-    models: &Models,
-    metrics: &Arc<Metrics>,
-    shut: watch::Receiver<bool>,
-) -> Routes {
-    let base = Base::new(config, models, shut);
+pub(crate) fn beside(grpc: Routes, base: Base, metrics: &Arc<Metrics>) -> Routes {
     let http = Http { base, metrics: Arc::clone(metrics), started: now() };
     let router = Router::new()
         .route("/v1/models", get(openai::models::list))
@@ -53,6 +44,7 @@ pub(crate) fn beside(
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(measured))
+        .merge(open_inference::routes())
         .with_state(http);
     // The last word on a path that nobody knows is its own protocol's.
     let router = grpc.into_axum_router().merge(router).fallback(unknown).method_not_allowed_fallback(wrong_method);
@@ -61,7 +53,13 @@ pub(crate) fn beside(
 
 /// What the gate answers in the place of a handler.
 pub(crate) fn refused(path: &str, refusal: &Refusal) -> Response {
-    if path.ends_with("/rerank") { rerank::refused(refusal) } else { openai::errors::refused(refusal) }
+    if path.ends_with("/rerank") {
+        rerank::refused(refusal)
+    } else if path.starts_with("/v2") {
+        open_inference::refused(refusal)
+    } else {
+        openai::errors::refused(refusal)
+    }
 }
 
 /// The HTTP status that stands for a refusal.
@@ -72,7 +70,9 @@ fn status(refusal: &Refusal) -> StatusCode {
         Refusal::Idle(_) => StatusCode::REQUEST_TIMEOUT,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } | Refusal::TooSlow => StatusCode::TOO_MANY_REQUESTS,
-        Refusal::NotReady { .. } | Refusal::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Refusal::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Refusal::Stopped { .. } | Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -60,7 +60,7 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         Refusal::Invalid { .. } | Refusal::TooLong { .. } | Refusal::TooLarge { .. } => "Validation",
         Refusal::UnknownModel { .. } => "NotFound",
         Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } | Refusal::TooSlow => "Overloaded",
-        Refusal::NotReady { .. } | Refusal::ShuttingDown => "Unhealthy",
+        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => "Unhealthy",
         Refusal::Stopped { .. } | Refusal::Failed { .. } | Refusal::DeadlineExceeded | Refusal::Idle(_) => "Backend",
     };
     let mut response = (status(refusal), Json(Problem { error: refusal.to_string(), error_type })).into_response();
@@ -73,7 +73,7 @@ pub(super) async fn rank(State(http): State<Http>, request: Request<Body>) -> Re
     let admitted: Admitted = request.extensions().get().cloned().unwrap_or_default();
     let base = &http.base;
     let fields: Fields = body::fields(&body::read(request, base.max_message_bytes).await?)?;
-    let model = base.models.find::<RerankerHandle>(fields.model.as_deref().unwrap_or_default(), "", "model")?;
+    let model = &base.models.find::<RerankerHandle>(fields.model.as_deref().unwrap_or_default(), "", "model").await?;
     base.limits.check(&fields.texts, "texts")?;
     base.limits.check_length(fields.query.len(), || "query".to_owned())?;
     let with_text = fields.return_text.unwrap_or(false);

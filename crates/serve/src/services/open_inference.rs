@@ -1,18 +1,31 @@
 //! `inference.GRPCInferenceService`: the Open Inference Protocol, for models of every kind. See
 //! `proto/inference/grpc_service.proto`.
 
+mod model_config;
+mod model_repository;
+mod model_statistics;
+mod shared_memory;
+
 use std::collections::BTreeMap;
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, Value, json};
 use tidemill_proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use tidemill_proto::inference::infer_parameter::ParameterChoice;
 use tidemill_proto::inference::{
-    InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-    ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
-    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    InferParameter, ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
+    ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
+    ModelStatisticsResponse, ModelStreamInferResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse, SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use model_config::Batching;
+pub(crate) use shared_memory::Regions;
 
 use super::tensors::{
     self, EMBEDDING, ENTITIES, GENERATED_TEXT, LABEL, PROBABILITIES, QUERY, SCORE, TEXT, Values, add,
@@ -29,12 +42,40 @@ use crate::tasks::{Purpose, TextOrTokens, TextToTextInput};
 const PLATFORM: &str = "tidemill_safetensors";
 const METHOD: &str = "ModelInfer";
 
+/// The extensions of the protocol that this server has, by the names that Triton gives them.
+const EXTENSIONS: [&str; 6] = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+    "system_shared_memory",
+];
+
+/// Parameters of a request that say how a stream is to be answered, not how a model is to be run.
+const OF_STREAMS: [&str; 1] = ["triton_enable_empty_final_response"];
+/// The parameter of an answer that tells whether it is the last to its request.
+const FINAL: &str = "triton_final_response";
+
 /// The values of each output of a model, by its name.
 type Outputs = BTreeMap<&'static str, Values>;
 
 impl Base {
-    async fn infer(&self, request: ModelInferRequest, admitted: &Admitted) -> Result<ModelInferResponse, Refusal> {
-        let model = self.models.find_any(&request.model_name, &request.model_version, "model_name")?;
+    /// Runs a model; tensors may lie in shared memory.
+    pub(crate) async fn infer(
+        &self,
+        mut request: ModelInferRequest,
+        admitted: &Admitted,
+    ) -> Result<ModelInferResponse, Refusal> {
+        let targets = self.regions.resolve(&mut request, self.max_message_bytes)?;
+        let mut response = self.run(request, admitted).await?;
+        shared_memory::deliver(targets, &mut response)?;
+        Ok(response)
+    }
+
+    async fn run(&self, request: ModelInferRequest, admitted: &Admitted) -> Result<ModelInferResponse, Refusal> {
+        let model = self.models.find_any(&request.model_name, &request.model_version, "model_name").await?;
+        let model = &model;
         let wanted = tensors::requested(&request, tensors::outputs(model))?;
         let mut outputs = match model {
             Model::Classifier(model) => self.classified(model, &request, admitted).await?,
@@ -51,6 +92,79 @@ impl Base {
             }
         }
         Ok(response)
+    }
+
+    // The answers to one request of a stream. A model that writes answers one text piece by piece.
+    async fn infer_streamed(
+        self,
+        mut request: ModelInferRequest,
+        admitted: Admitted,
+    ) -> BoxStream<'static, ModelStreamInferResponse> {
+        let (id, name) = (request.id.clone(), request.model_name.clone());
+        request.parameters.retain(|name, _| !OF_STREAMS.contains(&name.as_str()));
+        let refused = move |refusal: Refusal| {
+            let infer_response = ModelInferResponse { id, model_name: name, ..ModelInferResponse::default() };
+            ModelStreamInferResponse { error_message: refusal.to_string(), infer_response: Some(infer_response) }
+        };
+        let begun = match self.pieces(&request, &admitted).await {
+            Ok(None) => self.infer(request, &admitted).await.map(|response| {
+                let response = marked(response, true);
+                stream::once(std::future::ready(answered(response))).boxed()
+            }),
+            Ok(Some(pieces)) => Ok(pieces),
+            Err(refusal) => Err(refusal),
+        };
+        begun.unwrap_or_else(|refusal| stream::once(std::future::ready(refused(refusal))).boxed())
+    }
+
+    // The answer to one text in pieces, if the model is one that writes.
+    async fn pieces(
+        &self,
+        request: &ModelInferRequest,
+        admitted: &Admitted,
+    ) -> Result<Option<BoxStream<'static, ModelStreamInferResponse>>, Refusal> {
+        let model = self.models.find_any(&request.model_name, &request.model_version, "model_name").await?;
+        let Model::Generator(model) = model else { return Ok(None) };
+        let mut request = request.clone();
+        if !self.regions.resolve(&mut request, self.max_message_bytes)?.is_empty() {
+            return Ok(None);
+        }
+        tensors::requested(&request, &[GENERATED_TEXT])?;
+        let [texts] = tensors::texts(&request, [TEXT], self.limits)?;
+        let [text] = <[String; 1]>::try_from(texts).map_err(|texts| {
+            Refusal::invalid(
+                "inputs[0].shape",
+                format!("has {} texts; a stream answers one text a request", texts.len()),
+            )
+        })?;
+        let sampling = sampling(&model.defaults(), &request.parameters)?;
+        let asked = GenerateRequest { input: Input::Text(text), sampling, format: None, key: admitted.key.clone() };
+        let generation = generation::start("ModelStreamInfer", &model, asked, admitted).await?;
+        let (empty, is_raw) = (tensors::response(model.info(), &request), !request.raw_input_contents.is_empty());
+        let admitted = admitted.clone();
+        let pieces = stream::unfold(Some((generation, empty)), move |state| {
+            let admitted = admitted.clone();
+            async move {
+                let (mut generation, empty) = state?;
+                let piece = match generation.next().await? {
+                    Ok(piece) => piece,
+                    Err(refusal) => {
+                        admitted.note_broken(&refusal);
+                        let error_message = refusal.to_string();
+                        return Some((ModelStreamInferResponse { error_message, infer_response: Some(empty) }, None));
+                    }
+                };
+                let mut response = marked(empty.clone(), piece.usage.is_some());
+                match add(&mut response, GENERATED_TEXT, Values::Texts(vec![piece.text]), is_raw) {
+                    Ok(()) => Some((answered(response), Some((generation, empty)))),
+                    Err(refusal) => {
+                        let error_message = refusal.to_string();
+                        Some((ModelStreamInferResponse { error_message, infer_response: Some(empty) }, None))
+                    }
+                }
+            }
+        });
+        Ok(Some(pieces.boxed()))
     }
 
     async fn classified(
@@ -202,6 +316,16 @@ fn parameters(given: &BTreeMap<String, InferParameter>) -> Map<String, Value> {
     given.iter().map(|(name, parameter)| (name.clone(), value(parameter))).collect()
 }
 
+fn answered(response: ModelInferResponse) -> ModelStreamInferResponse {
+    ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+}
+
+fn marked(mut response: ModelInferResponse, is_last: bool) -> ModelInferResponse {
+    let is_last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(is_last)) };
+    response.parameters.insert(FINAL.to_owned(), is_last);
+    response
+}
+
 fn shortened(name: &str) -> String {
     name.chars().take(40).collect()
 }
@@ -222,7 +346,7 @@ impl GrpcInferenceService for Base {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let model = self.models.find_any(&name, &version, "name");
+        let model = self.models.loaded(&name, &version, "name");
         let ready = !self.is_shut() && model.is_ok_and(|model| model.readiness().is_ready());
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -234,7 +358,7 @@ impl GrpcInferenceService for Base {
         Ok(Response::new(ServerMetadataResponse {
             name: "tidemill".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: Vec::new(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
         }))
     }
 
@@ -243,19 +367,107 @@ impl GrpcInferenceService for Base {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let model = self.models.find_any(&name, &version, "name")?;
+        let model = self.models.find_any(&name, &version, "name").await?;
         let info = model.info();
+        let served = self.models.served(&info.name);
+        let versions = served.iter().flat_map(|served| served.versions());
         Ok(Response::new(ModelMetadataResponse {
             name: info.name.clone(),
-            versions: vec![info.version.clone()],
+            versions: versions.map(|model| model.info().version.clone()).collect(),
             platform: PLATFORM.to_owned(),
-            inputs: tensors::input_metadata(model),
-            outputs: tensors::output_metadata(model),
+            inputs: tensors::input_metadata(&model),
+            outputs: tensors::output_metadata(&model),
         }))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let admitted = admitted(&request);
         Ok(Response::new(self.infer(request.into_inner(), &admitted).await?))
+    }
+
+    type ModelStreamInferStream = BoxStream<'static, Result<ModelStreamInferResponse, Status>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        let answers = self.answer_stream(request, |base, message, admitted| base.infer_streamed(message, admitted));
+        let answers = answers.flat_map(|answer| match answer {
+            Ok(pieces) => pieces.map(Ok).boxed(),
+            Err(status) => stream::once(std::future::ready(Err(status))).boxed(),
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let ModelConfigRequest { name, version } = request.into_inner();
+        let model = self.models.find_any(&name, &version, "name").await?;
+        Ok(Response::new(ModelConfigResponse { config: Some(model_config::of(&model, self.batching)) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.into_inner();
+        let models = if name.is_empty() {
+            self.models.all()
+        } else if version.is_empty() {
+            self.models.loaded(&name, &version, "name")?;
+            self.models.all().into_iter().filter(|model| model.info().name == name).collect()
+        } else {
+            vec![self.models.loaded(&name, &version, "name")?]
+        };
+        Ok(Response::new(ModelStatisticsResponse { model_stats: models.iter().map(model_statistics::of).collect() }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        Ok(Response::new(self.index(request.get_ref()).await?))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        self.load(request.get_ref()).await?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        self.unload(request.get_ref()).await?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<SystemSharedMemoryStatusResponse>, Status> {
+        let regions = self.regions.status(&request.get_ref().name)?;
+        Ok(Response::new(SystemSharedMemoryStatusResponse { regions }))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryRegisterResponse>, Status> {
+        self.regions.register(request.get_ref())?;
+        Ok(Response::new(SystemSharedMemoryRegisterResponse {}))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryUnregisterResponse>, Status> {
+        self.regions.unregister(&request.get_ref().name);
+        Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
     }
 }

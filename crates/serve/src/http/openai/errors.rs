@@ -36,7 +36,9 @@ impl From<&Refusal> for ErrorObject {
             }
             Refusal::TooSlow => ("rate_limit_error", Some("read_too_slowly")),
             Refusal::DeadlineExceeded | Refusal::Idle(_) => ("timeout_error", Some("timeout")),
-            Refusal::NotReady { .. } | Refusal::ShuttingDown => ("service_unavailable_error", Some("unavailable")),
+            Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
+                ("service_unavailable_error", Some("unavailable"))
+            }
             Refusal::Stopped { .. } | Refusal::Failed { .. } => ("server_error", Some("model_failed")),
         };
         let param = match refusal {

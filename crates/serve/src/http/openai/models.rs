@@ -37,7 +37,7 @@ impl ModelObject {
 }
 
 pub(in crate::http) async fn list(State(http): State<Http>) -> Json<List> {
-    let data = http.base.models.iter().map(|model| ModelObject::new(model, http.started)).collect();
+    let data = http.base.models.newest().iter().map(|model| ModelObject::new(model, http.started)).collect();
     Json(List { object: "list", data })
 }
 
@@ -45,6 +45,6 @@ pub(in crate::http) async fn one(
     State(http): State<Http>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelObject>, Refused> {
-    let model = http.base.models.find_any(&name, "", "model")?;
-    Ok(Json(ModelObject::new(model, http.started)))
+    let model = http.base.models.find_any(&name, "", "model").await?;
+    Ok(Json(ModelObject::new(&model, http.started)))
 }

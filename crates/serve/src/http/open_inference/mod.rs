@@ -1,0 +1,303 @@
+//! The Open Inference Protocol over HTTP, `/v2`: JSON and, by the binary tensor extension, tensors as bytes after it. What a
+//! request means is the gRPC service's: here it is put into its messages, and its answers into JSON.
+
+mod description;
+mod elements;
+mod infer;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tidemill_proto::inference::grpc_inference_service_server::GrpcInferenceService as _;
+use tidemill_proto::inference::{
+    ModelConfigRequest, ModelMetadataRequest, ModelReadyRequest, ModelStatisticsRequest, RepositoryIndexRequest,
+    RepositoryModelLoadRequest, RepositoryModelUnloadRequest, ServerMetadataRequest, ServerReadyRequest,
+    SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusRequest, SystemSharedMemoryUnregisterRequest,
+};
+use tonic::{Code, Status};
+
+use super::{Http, advise, status};
+use crate::admission::{Admitted, Reason};
+use crate::refusal::Refusal;
+
+/// The paths of the protocol.
+pub(super) fn routes() -> Router<Http> {
+    Router::new()
+        .route("/v2", get(server))
+        .route("/v2/health/live", get(async || StatusCode::OK))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2/models/stats", get(all_statistics))
+        .route("/v2/models/{model}", get(model))
+        .route("/v2/models/{model}/versions/{version}", get(model))
+        .route("/v2/models/{model}/ready", get(model_ready))
+        .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
+        .route("/v2/models/{model}/config", get(config))
+        .route("/v2/models/{model}/versions/{version}/config", get(config))
+        .route("/v2/models/{model}/stats", get(statistics))
+        .route("/v2/models/{model}/versions/{version}/stats", get(statistics))
+        .route("/v2/models/{model}/infer", post(infer::infer))
+        .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
+        .route("/v2/repository/index", post(index))
+        .route("/v2/repository/models/{model}/load", post(load))
+        .route("/v2/repository/models/{model}/unload", post(unload))
+        .route("/v2/systemsharedmemory/status", get(regions))
+        .route("/v2/systemsharedmemory/unregister", post(unregister))
+        .route("/v2/systemsharedmemory/region/{region}/status", get(regions))
+        .route("/v2/systemsharedmemory/region/{region}/register", post(register))
+        .route("/v2/systemsharedmemory/region/{region}/unregister", post(unregister))
+}
+
+/// A refusal in this protocol's shape.
+#[derive(Debug)]
+pub(super) struct Refused(StatusCode, String, Option<Reason>);
+
+#[derive(Debug, Serialize)]
+struct Problem<'a> {
+    error: &'a str,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        Refused(status(&refusal), refusal.to_string(), Some(Reason(refusal.reason())))
+    }
+}
+
+// What the gRPC service refuses.
+impl From<Status> for Refused {
+    fn from(refused: Status) -> Refused {
+        let status = match refused.code() {
+            Code::InvalidArgument => StatusCode::BAD_REQUEST,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::PermissionDenied => StatusCode::FORBIDDEN,
+            Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Code::FailedPrecondition | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refused(status, refused.message().to_owned(), None)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Refused(status, error, reason) = self;
+        let mut response = (status, Json(Problem { error: &error })).into_response();
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
+        }
+        advise(&mut response);
+        response
+    }
+}
+
+/// What is answered in the place of an answer.
+pub(super) fn refused(refusal: &Refusal) -> Response {
+    Refused::from(refusal.clone()).into_response()
+}
+
+/// The model that a path names; of which version, where it says so.
+#[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    model: String,
+    #[serde(default)]
+    version: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Region {
+    #[serde(default)]
+    region: String,
+}
+
+/// A gRPC request that stands for this one: what the gate said of it goes with it.
+fn asked<T>(message: T, admitted: Option<&Admitted>) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Some(admitted) = admitted {
+        request.extensions_mut().insert(admitted.clone());
+    }
+    request
+}
+
+fn admitted(request: &Request<Body>) -> Option<Admitted> {
+    request.extensions().get().cloned()
+}
+
+async fn server(State(http): State<Http>) -> Result<Json<Value>, Refused> {
+    let server = http.base.server_metadata(asked(ServerMetadataRequest {}, None)).await?.into_inner();
+    Ok(Json(json!({"name": server.name, "version": server.version, "extensions": server.extensions})))
+}
+
+// The protocol has a status below 500 for what is not ready.
+fn readiness(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::BAD_REQUEST }
+}
+
+async fn ready(State(http): State<Http>) -> Result<StatusCode, Refused> {
+    Ok(readiness(http.base.server_ready(asked(ServerReadyRequest {}, None)).await?.into_inner().ready))
+}
+
+async fn model_ready(
+    State(http): State<Http>,
+    Path(named): Path<Named>,
+    request: Request<Body>,
+) -> Result<StatusCode, Refused> {
+    let asking = ModelReadyRequest { name: named.model, version: named.version };
+    let ready = http.base.model_ready(asked(asking, admitted(&request).as_ref())).await?.into_inner().ready;
+    Ok(readiness(ready))
+}
+
+async fn model(
+    State(http): State<Http>,
+    Path(named): Path<Named>,
+    request: Request<Body>,
+) -> Result<Json<Value>, Refused> {
+    let asking = ModelMetadataRequest { name: named.model, version: named.version };
+    let answer = http.base.model_metadata(asked(asking, admitted(&request).as_ref())).await?.into_inner();
+    Ok(Json(description::metadata(&answer)))
+}
+
+async fn config(
+    State(http): State<Http>,
+    Path(named): Path<Named>,
+    request: Request<Body>,
+) -> Result<Json<Value>, Refused> {
+    let asking = ModelConfigRequest { name: named.model, version: named.version };
+    let answer = http.base.model_config(asked(asking, admitted(&request).as_ref())).await?.into_inner();
+    Ok(Json(description::config(&answer.config.unwrap_or_default())))
+}
+
+async fn statistics(
+    State(http): State<Http>,
+    Path(named): Path<Named>,
+    request: Request<Body>,
+) -> Result<Json<Value>, Refused> {
+    let asking = ModelStatisticsRequest { name: named.model, version: named.version };
+    let answer = http.base.model_statistics(asked(asking, admitted(&request).as_ref())).await?.into_inner();
+    Ok(Json(description::statistics(&answer.model_stats)))
+}
+
+async fn all_statistics(State(http): State<Http>, request: Request<Body>) -> Result<Json<Value>, Refused> {
+    let asking = ModelStatisticsRequest::default();
+    let answer = http.base.model_statistics(asked(asking, admitted(&request).as_ref())).await?.into_inner();
+    Ok(Json(description::statistics(&answer.model_stats)))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct IndexFields {
+    ready: Option<bool>,
+}
+
+async fn index(State(http): State<Http>, request: Request<Body>) -> Result<Json<Value>, Refused> {
+    let admitted = admitted(&request);
+    let fields: IndexFields = fields(request, http.base.max_message_bytes).await?;
+    let asking = RepositoryIndexRequest { ready: fields.ready.unwrap_or_default(), ..Default::default() };
+    let answer = http.base.repository_index(asked(asking, admitted.as_ref())).await?.into_inner();
+    let models = answer.models.into_iter().map(|model| {
+        let mut line = json!({"name": model.name, "state": model.state});
+        for (key, value) in [("version", model.version), ("reason", model.reason)] {
+            if !value.is_empty() {
+                line[key] = Value::String(value);
+            }
+        }
+        line
+    });
+    Ok(Json(Value::Array(models.collect())))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct LoadFields {
+    parameters: Option<serde_json::Map<String, Value>>,
+}
+
+async fn load(
+    State(http): State<Http>,
+    Path(named): Path<Named>,
+    request: Request<Body>,
+) -> Result<StatusCode, Refused> {
+    let admitted = admitted(&request);
+    let fields: LoadFields = fields(request, http.base.max_message_bytes).await?;
+    let parameters = fields.parameters.unwrap_or_default().into_iter().map(|(name, _)| (name, Default::default()));
+    let asking = RepositoryModelLoadRequest {
+        model_name: named.model,
+        parameters: parameters.collect(),
+        ..RepositoryModelLoadRequest::default()
+    };
+    http.base.repository_model_load(asked(asking, admitted.as_ref())).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn unload(
+    State(http): State<Http>,
+    Path(named): Path<Named>,
+    request: Request<Body>,
+) -> Result<StatusCode, Refused> {
+    let asking = RepositoryModelUnloadRequest { model_name: named.model, ..RepositoryModelUnloadRequest::default() };
+    http.base.repository_model_unload(asked(asking, admitted(&request).as_ref())).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn regions(
+    State(http): State<Http>,
+    region: Option<Path<Region>>,
+    request: Request<Body>,
+) -> Result<Json<Value>, Refused> {
+    let asking = SystemSharedMemoryStatusRequest { name: region.map(|region| region.0.region).unwrap_or_default() };
+    let answer = http.base.system_shared_memory_status(asked(asking, admitted(&request).as_ref())).await?.into_inner();
+    let regions = answer.regions.into_values().map(|region| {
+        json!({"name": region.name, "key": region.key, "offset": region.offset, "byte_size": region.byte_size})
+    });
+    Ok(Json(Value::Array(regions.collect())))
+}
+
+#[derive(Debug, Deserialize)]
+struct RegisterFields {
+    key: String,
+    offset: Option<u64>,
+    byte_size: u64,
+}
+
+async fn register(
+    State(http): State<Http>,
+    Path(region): Path<Region>,
+    request: Request<Body>,
+) -> Result<StatusCode, Refused> {
+    let admitted = admitted(&request);
+    let body = elements::body(request, http.base.max_message_bytes).await?;
+    let fields: RegisterFields = super::body::fields(&elements::parse(&body)?)?;
+    let asking = SystemSharedMemoryRegisterRequest {
+        name: region.region,
+        key: fields.key,
+        offset: fields.offset.unwrap_or_default(),
+        byte_size: fields.byte_size,
+    };
+    http.base.system_shared_memory_register(asked(asking, admitted.as_ref())).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn unregister(
+    State(http): State<Http>,
+    region: Option<Path<Region>>,
+    request: Request<Body>,
+) -> Result<StatusCode, Refused> {
+    let name = region.map(|region| region.0.region).unwrap_or_default();
+    let asking = SystemSharedMemoryUnregisterRequest { name };
+    http.base.system_shared_memory_unregister(asked(asking, admitted(&request).as_ref())).await?;
+    Ok(StatusCode::OK)
+}
+
+// The fields of a body that may be left out altogether.
+async fn fields<T: for<'de> Deserialize<'de> + Default>(request: Request<Body>, max: usize) -> Result<T, Refusal> {
+    let body = elements::body(request, max).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    super::body::fields(&elements::parse(&body)?)
+}

@@ -1,0 +1,204 @@
+//! What a repository is told: where it lies, which versions of its models are served, and how they come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::duration;
+use crate::error::ServeError;
+use crate::models::Alias;
+
+/// A folder of models: `NAME/VERSION/`, where a version is a whole number from 1 on and holds a package, a checkpoint, or
+/// one `.gguf` file.
+///
+/// ```
+/// use tidemill_serve::{RepositoryConfig, VersionPolicy};
+///
+/// let config = RepositoryConfig {
+///     path: "models".into(),
+///     versions: VersionPolicy::Latest(2),
+///     ..RepositoryConfig::default()
+/// };
+/// assert!(!config.load_on_demand);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepositoryConfig {
+    /// The folder.
+    pub path: PathBuf,
+    /// What makes models come and go. Default: `explicit`.
+    pub mode: RepositoryMode,
+    /// How often the folder is looked at when it is polled. Default: 15 s.
+    #[serde(with = "duration")]
+    pub poll_interval: Duration,
+    /// The models that are loaded at the start. Default (absent): all.
+    pub load: Option<BTreeSet<String>>,
+    /// Whether a model that is not loaded is loaded when it is asked for. Default: no.
+    pub load_on_demand: bool,
+    /// Most bytes that the files of all loaded models may take together; those least recently used make room. Default
+    /// (absent): no bound.
+    pub memory_budget: Option<u64>,
+    /// The versions of a model that are served. Default: the latest.
+    pub versions: VersionPolicy,
+    /// What holds for one model, by its name.
+    pub models: BTreeMap<String, RepositoryModelConfig>,
+    /// Other names: each stands for a model, `NAME`, or for a version of one, `NAME/VERSION`.
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// What makes models of a repository come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RepositoryMode {
+    /// Requests to load and to unload.
+    Explicit,
+    /// What lies in the folder: it is looked at again and again.
+    Poll,
+}
+
+/// Which versions of a model are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionPolicy {
+    /// All.
+    All,
+    /// This many of the highest.
+    Latest(usize),
+    /// These.
+    Specific(BTreeSet<u64>),
+}
+
+/// What holds for one model of a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepositoryModelConfig {
+    /// The versions that are served. Default (absent): as for all models.
+    pub versions: Option<VersionPolicy>,
+    /// How requests that name no version are shared out among versions, in parts. Default (empty): the highest gets all.
+    pub weights: BTreeMap<u64, u32>,
+}
+
+impl Default for RepositoryConfig {
+    fn default() -> RepositoryConfig {
+        RepositoryConfig {
+            path: PathBuf::new(),
+            mode: RepositoryMode::Explicit,
+            poll_interval: Duration::from_secs(15),
+            load: None,
+            load_on_demand: false,
+            memory_budget: None,
+            versions: VersionPolicy::Latest(1),
+            models: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+        }
+    }
+}
+
+impl VersionPolicy {
+    /// Those of `found`, in their order, that are to be served.
+    pub(super) fn choose(&self, found: &BTreeSet<u64>) -> BTreeSet<u64> {
+        match self {
+            VersionPolicy::All => found.clone(),
+            VersionPolicy::Latest(count) => found.iter().rev().take(*count).copied().collect(),
+            VersionPolicy::Specific(wanted) => found & wanted,
+        }
+    }
+}
+
+impl RepositoryConfig {
+    pub(crate) fn check(&self) -> Result<(), ServeError> {
+        let wrong = |key, problem: String| Err(ServeError::Config { key, problem });
+        if self.path.as_os_str().is_empty() {
+            return wrong("repository.path", "is missing; name the folder of the models".to_owned());
+        }
+        if self.poll_interval.is_zero() {
+            return wrong("repository.poll_interval", "is 0; write a duration such as \"15s\"".to_owned());
+        }
+        let policies = self.models.values().filter_map(|model| model.versions.as_ref()).chain([&self.versions]);
+        for policy in policies {
+            if matches!(policy, VersionPolicy::Latest(0)) {
+                return wrong(
+                    "repository.versions",
+                    "is { latest = 0 }, which serves nothing; write 1 or more".to_owned(),
+                );
+            }
+        }
+        for (name, model) in &self.models {
+            if !model.weights.is_empty() && model.weights.values().all(|weight| *weight == 0) {
+                return wrong("repository.models", format!("has weights for {name:?} that are all 0"));
+            }
+            if model.weights.values().try_fold(0u32, |sum, weight| sum.checked_add(*weight)).is_none() {
+                return wrong(
+                    "repository.models",
+                    format!("has weights for {name:?} whose sum is beyond {}", u32::MAX),
+                );
+            }
+        }
+        for (alias, target) in &self.aliases {
+            let version = target.split_once('/').map_or("1", |(_, version)| version);
+            if version.parse::<u64>().is_err() {
+                let problem = format!("has {alias:?} = {target:?}; write \"NAME\" or \"NAME/VERSION\"");
+                return wrong("repository.aliases", problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions of a model that are to be served, of those that are there.
+    pub(super) fn choose(&self, name: &str, found: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let own = self.models.get(name).and_then(|model| model.versions.as_ref());
+        own.unwrap_or(&self.versions).choose(found)
+    }
+
+    /// A model's weights, by the name of the version.
+    pub(super) fn weights(&self, name: &str) -> BTreeMap<String, u32> {
+        let weights = self.models.get(name).map(|model| &model.weights);
+        weights.into_iter().flatten().map(|(version, weight)| (version.to_string(), *weight)).collect()
+    }
+
+    pub(super) fn aliases(&self) -> BTreeMap<String, Alias> {
+        let alias = |target: &String| match target.split_once('/') {
+            Some((model, version)) => Alias { model: model.to_owned(), version: version.to_owned() },
+            None => Alias { model: target.clone(), version: String::new() },
+        };
+        self.aliases.iter().map(|(name, target)| (name.clone(), alias(target))).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_choose_among_what_is_there() {
+        let found = BTreeSet::from([1, 2, 10]);
+        assert_eq!(VersionPolicy::All.choose(&found), found);
+        assert_eq!(VersionPolicy::Latest(2).choose(&found), BTreeSet::from([2, 10]));
+        assert_eq!(VersionPolicy::Specific(BTreeSet::from([1, 7])).choose(&found), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn it_is_read_and_what_contradicts_is_named() {
+        let text = r#"{"path": "models", "mode": "poll", "versions": {"latest": 2},
+            "models": {"a": {"versions": "all", "weights": {"1": 9, "2": 1}}}, "aliases": {"chat": "a/2"}}"#;
+        let config: RepositoryConfig = serde_json::from_str(text).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.choose("a", &BTreeSet::from([1, 2, 3])).len(), 3);
+        assert_eq!(config.choose("b", &BTreeSet::from([1, 2, 3])), BTreeSet::from([2, 3]));
+        assert_eq!(config.aliases()["chat"], Alias { model: "a".to_owned(), version: "2".to_owned() });
+        for (text, key) in [
+            (r#"{}"#, "repository.path"),
+            (r#"{"path": "m", "versions": {"latest": 0}}"#, "repository.versions"),
+            (r#"{"path": "m", "models": {"a": {"weights": {"1": 0}}}}"#, "repository.models"),
+            (r#"{"path": "m", "aliases": {"chat": "a/new"}}"#, "repository.aliases"),
+            (r#"{"path": "m", "poll_interval": "0s"}"#, "repository.poll_interval"),
+        ] {
+            let error = serde_json::from_str::<RepositoryConfig>(text).unwrap().check().unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+        }
+        assert!(serde_json::from_str::<RepositoryConfig>(r#"{"pth": "m"}"#).is_err());
+    }
+}

@@ -1,0 +1,432 @@
+//! The repository: a folder of models that are loaded, switched and let go of while the server runs. One change at a time;
+//! requests never wait for one, and none fails because of one.
+//!
+//! What is in use changes when the new versions are ready, all at once. Requests that hold a version of before finish with
+//! it; its thread ends with the last of them. A version that cannot be opened changes nothing but its state.
+
+mod config;
+mod folder;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt as _, join_all};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+pub use config::{RepositoryConfig, RepositoryMode, RepositoryModelConfig, VersionPolicy};
+
+use crate::config::ServerConfig;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::model_path::ModelPath;
+use crate::models::{Models, OnDemand, Served};
+use crate::refusal::Refusal;
+use crate::source::ModelSource;
+use crate::thread::{Readiness, Running, lock};
+
+/// How long those who hold a model that makes room for another may go on with it.
+const ROOM_TIME: Duration = Duration::from_secs(30);
+
+/// A repository that is served. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Repository {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: RepositoryConfig,
+    server: ServerConfig,
+    models: Models,
+    metrics: Arc<Metrics>,
+    health: HealthReporter,
+    loaded: tokio::sync::Mutex<BTreeMap<String, Loaded>>,
+    states: Mutex<BTreeMap<String, BTreeMap<u64, State>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+type Loaded = BTreeMap<u64, (folder::Version, Model)>;
+
+/// How it stands with a version of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It takes requests.
+    Ready,
+    /// It is being opened.
+    Loading,
+    /// It finishes what it has.
+    Unloading,
+    /// It takes none.
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A line of the index: a version, or a model of which none was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) version: Option<u64>,
+    pub(crate) state: State,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    /// A repository of which nothing is loaded yet. `models` get what will be.
+    pub(crate) fn new(
+        config: RepositoryConfig,
+        server: &ServerConfig,
+        models: &Models,
+        metrics: &Arc<Metrics>,
+        health: &HealthReporter,
+    ) -> Repository {
+        models.set_aliases(config.aliases());
+        let on_demand = config.load_on_demand;
+        let shared = Shared {
+            config,
+            server: server.clone(),
+            models: models.clone(),
+            metrics: Arc::clone(metrics),
+            health: health.clone(),
+            loaded: tokio::sync::Mutex::default(),
+            states: Mutex::default(),
+            threads: Mutex::default(),
+        };
+        let repository = Repository { shared: Arc::new(shared) };
+        if on_demand {
+            models.load_on_demand(Arc::new(repository.clone()));
+        }
+        repository
+    }
+
+    /// Loads what is to be loaded at the start. What cannot be is reported and left out.
+    pub(crate) async fn begin(&self) -> io::Result<()> {
+        let found = self.names().await?;
+        let wanted = self.shared.config.load.clone().unwrap_or(found);
+        for name in wanted {
+            // Its reason has been logged, and is in the index.
+            let _ = self.load(&name).await;
+        }
+        Ok(())
+    }
+
+    /// Loads and unloads what came and went in the folder, for as long as it is polled.
+    pub(crate) async fn poll(self) {
+        let mut failed: BTreeMap<String, BTreeMap<u64, folder::Version>> = BTreeMap::new();
+        let mut ticks = tokio::time::interval(self.shared.config.poll_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.look(&mut failed).await {
+                tracing::warn!(folder = %self.shared.config.path.display(), %error, "the repository cannot be read");
+            }
+        }
+    }
+
+    async fn look(&self, failed: &mut BTreeMap<String, BTreeMap<u64, folder::Version>>) -> io::Result<()> {
+        let mut names = self.names().await?;
+        if let Some(wanted) = &self.shared.config.load {
+            names.retain(|name| wanted.contains(name));
+        }
+        let gone: Vec<String> = {
+            let loaded = self.shared.loaded.lock().await;
+            loaded.keys().filter(|name| !names.contains(*name)).cloned().collect()
+        };
+        for name in gone {
+            let _ = self.unload(&name).await;
+        }
+        for name in names {
+            let Ok(chosen) = self.chosen(&name).await else { continue };
+            let is_as_before = {
+                let loaded = self.shared.loaded.lock().await;
+                let versions = loaded.get(&name).into_iter().flatten();
+                let versions: BTreeMap<_, _> =
+                    versions.map(|(number, (version, _))| (*number, version.clone())).collect();
+                versions == chosen
+            };
+            if is_as_before || failed.get(&name) == Some(&chosen) {
+                continue;
+            }
+            match self.load(&name).await {
+                Ok(()) => drop(failed.remove(&name)),
+                Err(_) => drop(failed.insert(name, chosen)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads a model, or what changed of it. A caller that leaves does not break it off.
+    pub(crate) async fn load(&self, name: &str) -> Result<(), Refusal> {
+        let (repository, name) = (self.clone(), name.to_owned());
+        let loading = tokio::spawn(async move {
+            let mut loaded = repository.shared.loaded.lock().await;
+            let result = repository.load_now(&mut loaded, &name).await;
+            match &result {
+                Ok(()) => tracing::info!(model = name, "loaded"),
+                Err(refusal) => tracing::warn!(model = name, %refusal, "the model is not loaded"),
+            }
+            result
+        });
+        loading.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// Lets go of a model: it takes no more requests, and ends when those that it has are answered.
+    pub(crate) async fn unload(&self, name: &str) -> Result<(), Refusal> {
+        let mut loaded = self.shared.loaded.lock().await;
+        match self.let_go(&mut loaded, name).await {
+            Some(_) => Ok(()),
+            None => Err(self.unknown(name).await),
+        }
+    }
+
+    /// Every model of the folder, and every version of which something is known.
+    pub(crate) async fn index(&self) -> Result<Vec<Entry>, Refusal> {
+        let names = self.names().await.map_err(|error| self.unreadable(&error))?;
+        let states = lock(&self.shared.states).clone();
+        let mut entries = Vec::new();
+        for name in names.iter().chain(states.keys().filter(|name| !names.contains(*name))) {
+            match states.get(name) {
+                Some(versions) if !versions.is_empty() => entries.extend(versions.iter().map(|(version, state)| {
+                    Entry { name: name.clone(), version: Some(*version), state: state.clone() }
+                })),
+                _ => {
+                    let state = State::Unavailable { reason: "it is not loaded".to_owned() };
+                    entries.push(Entry { name: name.clone(), version: None, state });
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The threads of all models that were ever loaded, to wait for.
+    pub(crate) fn take_threads(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *lock(&self.shared.threads))
+    }
+
+    async fn load_now(&self, loaded: &mut BTreeMap<String, Loaded>, name: &str) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        if !self.names().await.map_err(|error| self.unreadable(&error))?.contains(name) {
+            return Err(self.unknown(name).await);
+        }
+        if shared.models.served(name).is_some() && !loaded.contains_key(name) {
+            return Err(cannot_load(name, "a model of this name is served from outside the repository"));
+        }
+        let chosen = self.chosen(name).await.map_err(|error| cannot_load(name, &error.to_string()))?;
+        if chosen.is_empty() {
+            return Err(cannot_load(name, "no version of it that the policy serves is there"));
+        }
+        let before = loaded.remove(name).unwrap_or_default();
+        let (kept, replaced): (Loaded, Loaded) = before.into_iter().partition(|(number, (version, model))| {
+            chosen.get(number) == Some(version) && model.readiness().is_ready()
+        });
+        let new: BTreeMap<u64, folder::Version> =
+            chosen.iter().filter(|(number, _)| !kept.contains_key(number)).map(|(n, v)| (*n, v.clone())).collect();
+        let kept_bytes: u64 = kept.values().map(|(version, _)| version.bytes).sum();
+        let result = match self.make_room(loaded, name, kept_bytes, &new).await {
+            Ok(()) => self.open(name, new).await,
+            Err(refusal) => Err(refusal),
+        };
+        let opened = match result {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                let before: Loaded = kept.into_iter().chain(replaced).collect();
+                if !before.is_empty() {
+                    loaded.insert(name.to_owned(), before);
+                }
+                return Err(refusal);
+            }
+        };
+        let now: Loaded = kept.into_iter().chain(opened).collect();
+        let versions = now.values().map(|(_, model)| model.clone()).collect();
+        shared.models.put(name, Served::new(versions, shared.config.weights(name)));
+        shared.health.set_service_status(name, ServingStatus::Serving).await;
+        {
+            let mut states = lock(&shared.states);
+            let states = states.entry(name.to_owned()).or_default();
+            states.retain(|number, _| now.contains_key(number) || replaced.contains_key(number));
+            replaced.keys().for_each(|number| drop(states.insert(*number, State::Unloading)));
+            now.keys().for_each(|number| drop(states.insert(*number, State::Ready)));
+        }
+        loaded.insert(name.to_owned(), now);
+        Ok(())
+    }
+
+    // Opens versions, all or none.
+    async fn open(&self, name: &str, versions: BTreeMap<u64, folder::Version>) -> Result<Loaded, Refusal> {
+        let shared = &self.shared;
+        let mut loading = Vec::new();
+        for (number, version) in versions {
+            self.note(name, number, State::Loading);
+            let path = ModelPath {
+                name: Some(name.to_owned()),
+                version: Some(number.to_string()),
+                path: version.path.clone(),
+            };
+            let (server, metrics) = (shared.server.clone(), Arc::clone(&shared.metrics));
+            loading.push(async move {
+                // Headers are read here, on a thread that may wait for a disk.
+                let start = move || ModelSource::path(path).start(&server, metrics);
+                let started = match tokio::task::spawn_blocking(start).await {
+                    Ok(Ok((loading, _))) => loading.opened().await.map_err(|error| error.to_string()),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("it stopped while it was being started".to_owned()),
+                };
+                (number, version, started)
+            });
+        }
+        let mut opened = Loaded::new();
+        let mut problem = None;
+        for (number, version, started) in join_all(loading).await {
+            match started {
+                Ok(Running { model, thread }) => {
+                    let mut threads = lock(&shared.threads);
+                    threads.retain(|thread| !thread.is_finished());
+                    threads.push(thread);
+                    opened.insert(number, (version, model));
+                }
+                Err(reason) => {
+                    self.note(name, number, State::Unavailable { reason: reason.clone() });
+                    problem.get_or_insert((number, reason));
+                }
+            }
+        }
+        if let Some((number, reason)) = problem {
+            let reason = format!("version {number}: {reason}");
+            for other in opened.keys() {
+                self.note(name, *other, State::Unavailable { reason: format!("it is not served without {reason}") });
+            }
+            return Err(cannot_load(name, &reason));
+        }
+        for (number, (_, model)) in &opened {
+            tokio::spawn(self.clone().watch(name.to_owned(), *number, model.readiness().clone()));
+        }
+        Ok(opened)
+    }
+
+    // Notes the end of a version. It must not hold the model, whose thread ends when nobody does.
+    async fn watch(self, name: String, number: u64, readiness: Readiness) {
+        readiness.ended().await;
+        let is_current = {
+            let loaded = self.shared.loaded.lock().await;
+            let version = loaded.get(&name).and_then(|versions| versions.get(&number));
+            version.map(|(_, model)| model.readiness().is_ready())
+        };
+        match is_current {
+            Some(true) => {}
+            Some(false) => {
+                self.note(&name, number, State::Unavailable { reason: "it stopped".to_owned() });
+                self.shared.health.set_service_status(&name, ServingStatus::NotServing).await;
+                self.shared.health.set_service_status("", ServingStatus::NotServing).await;
+            }
+            None => {
+                let mut states = lock(&self.shared.states);
+                if let Some(state) = states.get_mut(&name).and_then(|versions| versions.get_mut(&number))
+                    && *state == State::Unloading
+                {
+                    *state = State::Unavailable { reason: "unloaded".to_owned() };
+                }
+            }
+        }
+    }
+
+    // What was loaded of a model is in use no longer; its threads end when its requests do.
+    async fn let_go(&self, loaded: &mut BTreeMap<String, Loaded>, name: &str) -> Option<Vec<Readiness>> {
+        let versions = loaded.remove(name)?;
+        self.shared.models.remove(name);
+        versions.keys().for_each(|number| self.note(name, *number, State::Unloading));
+        self.shared.health.set_service_status(name, ServingStatus::NotServing).await;
+        tracing::info!(model = name, "unloaded");
+        Some(versions.into_values().map(|(_, model)| model.readiness().clone()).collect())
+    }
+
+    // Lets go of those least recently used until new versions of a model fit the budget.
+    async fn make_room(
+        &self,
+        loaded: &mut BTreeMap<String, Loaded>,
+        name: &str,
+        kept: u64,
+        new: &BTreeMap<u64, folder::Version>,
+    ) -> Result<(), Refusal> {
+        let Some(budget) = self.shared.config.memory_budget else { return Ok(()) };
+        let wanted: u64 = new.values().map(|version| version.bytes).sum::<u64>().saturating_add(kept);
+        if wanted > budget {
+            let reason = format!("its files have {wanted} bytes, and all models together may have {budget}");
+            return Err(cannot_load(name, &reason));
+        }
+        loop {
+            let held: u64 = loaded.values().flat_map(BTreeMap::values).map(|(version, _)| version.bytes).sum();
+            if held.saturating_add(wanted) <= budget {
+                return Ok(());
+            }
+            let oldest = self.shared.models.least_recently_used(loaded.keys().map(String::as_str)).map(str::to_owned);
+            let Some(oldest) = oldest else { return Ok(()) };
+            let ending = self.let_go(loaded, &oldest).await.unwrap_or_default();
+            let ended = join_all(ending.iter().map(Readiness::ended));
+            let _ = tokio::time::timeout(ROOM_TIME, ended).await;
+        }
+    }
+
+    fn note(&self, name: &str, number: u64, state: State) {
+        lock(&self.shared.states).entry(name.to_owned()).or_default().insert(number, state);
+    }
+
+    async fn names(&self) -> io::Result<BTreeSet<String>> {
+        let root = self.shared.config.path.clone();
+        blocking(move || folder::models(&root)).await
+    }
+
+    async fn chosen(&self, name: &str) -> io::Result<BTreeMap<u64, folder::Version>> {
+        let (root, model) = (self.shared.config.path.clone(), name.to_owned());
+        let mut versions = blocking(move || folder::versions(&root, &model)).await?;
+        let chosen = self.shared.config.choose(name, &versions.keys().copied().collect());
+        versions.retain(|number, _| chosen.contains(number));
+        Ok(versions)
+    }
+
+    async fn unknown(&self, name: &str) -> Refusal {
+        let name: String = name.chars().take(80).collect();
+        let names = self.names().await.unwrap_or_default();
+        let hint = match tidemill_data::nearest(&name, names.iter().map(String::as_str)) {
+            Some(nearest) => format!("did you mean {nearest:?}?"),
+            None => "the index of the repository lists what there is".to_owned(),
+        };
+        let message = format!("the repository has no model {name:?}, or it is not loaded; {hint}");
+        Refusal::UnknownModel { name, message }
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Refusal {
+        let reason = format!("the folder {} cannot be read: {error}", self.shared.config.path.display());
+        Refusal::CannotLoad { model: String::new(), reason }
+    }
+}
+
+impl OnDemand for Repository {
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+        async move {
+            let is_there = self.names().await.map_err(|error| self.unreadable(&error))?.contains(name);
+            if is_there {
+                Repository::load(self, name).await?;
+            }
+            Ok(is_there)
+        }
+        .boxed()
+    }
+}
+
+fn cannot_load(model: &str, reason: &str) -> Refusal {
+    Refusal::CannotLoad { model: model.to_owned(), reason: reason.to_owned() }
+}
+
+async fn blocking<T: Send + 'static>(read: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
