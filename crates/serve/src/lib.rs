@@ -12,9 +12,11 @@
 //! caller is told at once. A caller that leaves, or whose deadline passes, gives up its place before the model sees its
 //! texts, or by the next step.
 //!
+//! Models are found by name and version (`models.rs`), and may come and go while the server runs (`repository/`).
+//!
 //! On the wire are the typed services of `tidemill.v1`, the Open Inference Protocol's `inference.GRPCInferenceService`,
-//! gRPC health (the whole server under the empty name, each model under its own) and reflection; and over HTTP OpenAI's
-//! interface, reranking, probes and metrics.
+//! gRPC health (the whole server under the empty name, each model under its own) and reflection; and over HTTP the same
+//! protocol, OpenAI's interface, reranking, probes and metrics.
 //!
 //! The server hands plain texts and requests to models and knows nothing of tensors of libtorch's.
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidemill_serve::{CheckpointPrecision, ModelPath, ServerConfig};
+use tidemill_serve::{CheckpointPrecision, ModelPath, RepositoryConfig, RepositoryMode, ServerConfig};
 
 use crate::commands::print_json;
 
@@ -17,8 +17,16 @@ use crate::commands::print_json;
 pub(crate) struct Arguments {
     /// Package folders, Hugging Face folders and .gguf files, besides those that --config names; NAME=PATH gives one
     /// another name on the wire
-    #[arg(required_unless_present = "config", value_name = "MODEL")]
+    #[arg(required_unless_present_any = ["config", "repository"], value_name = "MODEL")]
     packages: Vec<String>,
+
+    /// A folder of models that come and go while the server runs: NAME/VERSION/, a version being a whole number
+    #[arg(long, value_name = "FOLDER")]
+    repository: Option<PathBuf>,
+
+    /// Look at the repository again and again, and load and unload what came and went
+    #[arg(long, requires = "repository")]
+    poll: bool,
 
     /// Where to listen, by default 127.0.0.1:8080; port 0 takes a free one and prints it
     #[arg(long, value_name = "HOST:PORT")]
@@ -84,6 +92,7 @@ const EXAMPLES: &str = "\
 Examples:
   tidemill serve run/package
   tidemill serve run/package --address 0.0.0.0:8080 --threads 4
+  tidemill serve --repository models --poll
   tidemill serve chat=SmolLM2-135M-Instruct.Q4_1.gguf --max-sequences 32
   grpcurl -plaintext 127.0.0.1:8080 list
   grpcurl -plaintext -d '{\"texts\": [\"a fine film\"]}' 127.0.0.1:8080 tidemill.v1.TextClassification/Classify
@@ -112,9 +121,14 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
     };
     if let Some(folder) = arguments.config.as_ref().and_then(|path| path.parent()) {
         config.packages.iter_mut().for_each(|package| *package = package.within(folder));
+        config.repository.iter_mut().for_each(|repository| repository.path = folder.join(&repository.path));
     }
     if let Some(text) = &arguments.address {
         config.address = address(text)?;
+    }
+    if let Some(path) = arguments.repository {
+        let mode = if arguments.poll { RepositoryMode::Poll } else { RepositoryMode::Explicit };
+        config.repository = Some(RepositoryConfig { path, mode, ..config.repository.unwrap_or_default() });
     }
     config.packages.extend(arguments.packages.iter().map(|text| ModelPath::from(text.as_str())));
     if let Some(size) = arguments.max_batch_size {

@@ -61,7 +61,19 @@ pub(crate) async fn measured(address: SocketAddr, name: &str) -> f64 {
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(0.0)
 }
 
-async fn read(mut stream: TcpStream) -> Answer {
+/// The head, in small letters, and the body of what is answered to a body of any kind.
+pub(crate) async fn send_bytes(address: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (head, body) = read_bytes(open(address, path, content_type, body).await).await;
+    (head.into_bytes(), body)
+}
+
+async fn read(stream: TcpStream) -> Answer {
+    let (head, body) = read_bytes(stream).await;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head, body: String::from_utf8(body).unwrap() }
+}
+
+async fn read_bytes(mut stream: TcpStream) -> (String, Vec<u8>) {
     let mut bytes = Vec::new();
     // An answer that is not whole is noticed below.
     let _ = stream.read_to_end(&mut bytes).await;
@@ -69,8 +81,7 @@ async fn read(mut stream: TcpStream) -> Answer {
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_lowercase();
     let body = &bytes[end + 4..];
     let body = if head.contains("transfer-encoding: chunked") { joined(body) } else { body.to_vec() };
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head, body: String::from_utf8(body).unwrap() }
+    (head, body)
 }
 
 // The body of chunks, each behind its length in hexadecimal; an empty one ends it.
