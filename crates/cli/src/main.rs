@@ -4,11 +4,12 @@
 mod commands;
 mod exit;
 mod progress;
+mod remote;
 mod terminal;
 mod texts;
 
 use clap::{Parser, Subcommand};
-use commands::{chat, completions, convert, data, embed, eval, generate, inspect, new, predict, serve, train};
+use commands::{bench, chat, completions, convert, data, embed, eval, generate, inspect, new, predict, serve, train};
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
 ///
@@ -42,6 +43,7 @@ Examples:
   tidemill convert model-folder model.gguf --type q8_0
   tidemill serve run/package --address 127.0.0.1:8080
   tidemill predict --address 127.0.0.1:8080 --model sentiment 'a fine film'
+  tidemill bench 127.0.0.1:8080 --model sentiment --concurrency 1,8,64
 
 Exit codes: 0 done · 1 failed within · 2 input, files or machine refused, with a sentence saying why · 130 interrupted";
 
@@ -55,6 +57,7 @@ enum Command {
     Chat(Box<chat::Arguments>),
     Convert(convert::Arguments),
     Serve(serve::Arguments),
+    Bench(bench::Arguments),
     Inspect(inspect::Arguments),
     Data(data::Arguments),
     New(new::Arguments),
@@ -74,6 +77,7 @@ fn main() -> std::process::ExitCode {
         Command::Chat(arguments) => chat::run(*arguments, json),
         Command::Convert(arguments) => convert::run(arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),
+        Command::Bench(arguments) => bench::run(arguments, json),
         Command::Inspect(arguments) => inspect::run(arguments, json),
         Command::Data(arguments) => data::run(arguments, json),
         Command::New(arguments) => new::run(arguments),

@@ -5,6 +5,8 @@ use std::io::{BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use tidemill_client::Client;
+use tidemill_client::v1::{Classification, ClassifyRequest};
 use tidemill_model::{Pipeline, PipelineOptions};
 
 use crate::texts::lines;
@@ -29,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 
-    /// Ask the server at this address instead of a package on disk
+    /// Ask the server at this address instead of a package on disk; TIDEMILL_API_KEY holds its key, if it wants one
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
 
@@ -91,8 +93,6 @@ struct Remote {
     name: String,
 }
 
-type Client = tidemill_proto::v1::text_classification_client::TextClassificationClient<tonic::transport::Channel>;
-
 /// Probabilities of one text: label and probability, in the model's order here, most probable first from a server.
 type Answer = Vec<(String, f32)>;
 
@@ -107,15 +107,9 @@ fn open(arguments: &mut Arguments) -> anyhow::Result<Model> {
         arguments.texts.insert(0, first);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
-    let endpoint = tonic::transport::Endpoint::from_shared(url)
-        .with_context(|| format!("--address {address}: not HOST:PORT"))?
-        .connect_timeout(std::time::Duration::from_secs(5));
-    let channel = runtime
-        .block_on(endpoint.connect())
-        .with_context(|| format!("no server answers at {address}; start one with tidemill serve"))?;
+    let client = runtime.block_on(crate::remote::connect(address))?;
     let name = arguments.model.clone().unwrap_or_default();
-    Ok(Model::Remote(Box::new(Remote { runtime, client: Client::new(channel), name })))
+    Ok(Model::Remote(Box::new(Remote { runtime, client, name })))
 }
 
 impl Model {
@@ -131,18 +125,14 @@ impl Model {
             }
             Model::Remote(remote) => {
                 let Remote { runtime, client, name } = remote.as_mut();
-                let request = tidemill_proto::v1::ClassifyRequest {
+                let request = ClassifyRequest {
                     model: name.clone(),
                     texts: texts.to_vec(),
                     ..Default::default()
                 };
-                let answer = runtime.block_on(client.classify(request));
-                let answer =
-                    answer.map_err(|s| anyhow::anyhow!("the server refused: {} ({:?})", s.message(), s.code()))?;
-                let named = |c: tidemill_proto::v1::Classification| {
-                    c.labels.into_iter().map(|l| (l.label, l.probability)).collect()
-                };
-                Ok(answer.into_inner().classifications.into_iter().map(named).collect())
+                let answer = runtime.block_on(client.classify(request))?;
+                let named = |c: Classification| c.labels.into_iter().map(|l| (l.label, l.probability)).collect();
+                Ok(answer.classifications.into_iter().map(named).collect())
             }
         }
     }
