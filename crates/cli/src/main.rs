@@ -8,7 +8,7 @@ mod terminal;
 mod texts;
 
 use clap::{Parser, Subcommand};
-use commands::{chat, completions, convert, data, embed, eval, generate, inspect, new, predict, serve, train};
+use commands::{chat, completions, convert, data, embed, eval, generate, inspect, key, new, predict, serve, train};
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
 ///
@@ -55,6 +55,7 @@ enum Command {
     Chat(Box<chat::Arguments>),
     Convert(convert::Arguments),
     Serve(serve::Arguments),
+    Key(key::Arguments),
     Inspect(inspect::Arguments),
     Data(data::Arguments),
     New(new::Arguments),
@@ -74,6 +75,7 @@ fn main() -> std::process::ExitCode {
         Command::Chat(arguments) => chat::run(*arguments, json),
         Command::Convert(arguments) => convert::run(arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),
+        Command::Key(arguments) => key::run(arguments, json),
         Command::Inspect(arguments) => inspect::run(arguments, json),
         Command::Data(arguments) => data::run(arguments, json),
         Command::New(arguments) => new::run(arguments),

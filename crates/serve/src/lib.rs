@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod admission;
 mod batch;
 mod checkpoint;
@@ -28,9 +29,11 @@ mod config;
 mod connections;
 mod encoder;
 mod error;
+mod follow;
 pub mod generation;
 mod http;
 mod ids;
+mod keys;
 mod metrics;
 mod model;
 mod model_path;
@@ -47,6 +50,7 @@ pub use batch::{BatchModel, Opened, Prepare, Prepared};
 pub use classifier::Classifier;
 pub use config::{CheckpointPrecision, ServerConfig};
 pub use error::ServeError;
+pub use keys::{KeysError, NewKey};
 pub use model::ModelInfo;
 pub use model_path::ModelPath;
 pub use server::{serve, serve_models};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::ServeError;
+use crate::keys::Caller;
 use crate::model::{Kind, Model};
 use crate::refusal::Refusal;
 
@@ -42,9 +43,28 @@ impl Models {
         self.iter().all(|model| model.readiness().is_ready())
     }
 
+    /// Those that the caller may use.
+    pub(crate) fn of<'a>(&'a self, caller: &'a Caller) -> Allowed<'a> {
+        Allowed { models: self, caller }
+    }
+}
+
+/// The models that one caller may use. The others are as if they were not there, but that asking for one is forbidden.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed<'a> {
+    models: &'a Models,
+    caller: &'a Caller,
+}
+
+impl<'a> Allowed<'a> {
+    /// Every model, by name.
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'a Model> {
+        self.models.iter().filter(move |model| self.caller.may_use(&model.info().name))
+    }
+
     /// The model of this name and version, whatever its kind. An empty version is any; an empty name is the only model,
     /// if there is one. `name_field` is what the request calls the name.
-    pub(crate) fn find_any(&self, name: &str, version: &str, name_field: &str) -> Result<&Model, Refusal> {
+    pub(crate) fn find_any(self, name: &str, version: &str, name_field: &str) -> Result<&'a Model, Refusal> {
         let model = if name.is_empty() { self.only(self.iter(), name_field)? } else { self.named(name)? };
         check_version(model, version)?;
         Ok(model)
@@ -52,7 +72,7 @@ impl Models {
 
     /// The model of this name, version and kind. An empty version is any; an empty name is the only model of the kind.
     /// `name_field` is what the request calls the name.
-    pub(crate) fn find<K: Kind>(&self, name: &str, version: &str, name_field: &str) -> Result<&K, Refusal> {
+    pub(crate) fn find<K: Kind>(self, name: &str, version: &str, name_field: &str) -> Result<&'a K, Refusal> {
         let of_kind = self.iter().filter(|model| K::of(model).is_some());
         let model = if name.is_empty() { self.only(of_kind, name_field)? } else { self.named(name)? };
         check_version(model, version)?;
@@ -62,12 +82,17 @@ impl Models {
         })
     }
 
-    fn named(&self, name: &str) -> Result<&Model, Refusal> {
-        if let Some(model) = self.by_name.get(name) {
+    fn named(self, name: &str) -> Result<&'a Model, Refusal> {
+        // Before the look-up, so that nobody learns what else there is.
+        if !self.caller.may_use(name) {
+            let problem = format!("this key may not use a model {:?}", shortened(name));
+            return Err(Refusal::Forbidden { problem });
+        }
+        if let Some(model) = self.models.by_name.get(name) {
             return Ok(model);
         }
         let name = shortened(name);
-        let known = self.by_name.keys().map(String::as_str);
+        let known = self.iter().map(|model| model.info().name.as_str());
         let hint = match tidemill_data::nearest(&name, known) {
             Some(nearest) => format!("did you mean {nearest:?}?"),
             None => format!("this server has {}", self.names()),
@@ -76,15 +101,15 @@ impl Models {
         Err(Refusal::UnknownModel { name, message })
     }
 
-    fn only<'a>(&self, mut models: impl Iterator<Item = &'a Model>, field: &str) -> Result<&'a Model, Refusal> {
+    fn only(self, mut models: impl Iterator<Item = &'a Model>, field: &str) -> Result<&'a Model, Refusal> {
         match (models.next(), models.next()) {
             (Some(model), None) => Ok(model),
             _ => Err(Refusal::invalid(field, format!("is empty; name one of the models: {}", self.names()))),
         }
     }
 
-    fn names(&self) -> String {
-        let names: Vec<String> = self.by_name.keys().take(20).map(|name| format!("{name:?}")).collect();
+    fn names(self) -> String {
+        let names: Vec<String> = self.iter().take(20).map(|model| format!("{:?}", model.info().name)).collect();
         names.join(", ")
     }
 }

@@ -21,7 +21,9 @@ use crate::admission::{Admission, Gate};
 use crate::config::ServerConfig;
 use crate::connections;
 use crate::error::ServeError;
+use crate::follow;
 use crate::http;
+use crate::keys::Keys;
 use crate::metrics::{Metrics, UPKEEP};
 use crate::models::Models;
 use crate::services;
@@ -81,13 +83,14 @@ pub async fn serve_models(
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
     config.check()?;
+    let keys = config.keys.as_deref().map(Keys::open).transpose()?;
     let listener = bind(config.address).await?;
     let address = listener.local_addr().map_err(|source| ServeError::Bind { address: config.address, source })?;
     let config = ServerConfig { threads: Some(libtorch_threads(&config, sources.len())), ..config };
 
     let metrics = Arc::new(Metrics::new()?);
     let (models, threads) = load(sources, &config, &metrics).await?;
-    let result = run(&config, listener, &models, &metrics, shutdown, || ready(address)).await;
+    let result = run(&config, keys, listener, &models, &metrics, shutdown, || ready(address)).await;
     for model in models.iter() {
         model.close();
     }
@@ -141,13 +144,14 @@ async fn load(
 // Serves until `shutdown`, and gives the time when that was.
 async fn run(
     config: &ServerConfig,
+    keys: Option<Keys>,
     listener: TcpListener,
     models: &Models,
     metrics: &Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(),
 ) -> Result<Instant, ServeError> {
-    let gate = Gate::new(config);
+    let gate = Gate::new(config, keys.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     let grpc = services::routes(config, models, &gate)?.add_service(health_service);
     let routes = http::beside(grpc, config, models, metrics, gate.watch());
@@ -156,6 +160,9 @@ async fn run(
     set_health(&health, models, ServingStatus::Serving).await;
     let mut tasks = watch_models(&health, models);
     tasks.spawn(keep_up(Arc::clone(metrics)));
+    if let Some(keys) = keys {
+        tasks.spawn(follow::follow(keys));
+    }
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = connections::accept(listener, config.max_connections);

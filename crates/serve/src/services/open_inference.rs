@@ -34,7 +34,7 @@ type Outputs = BTreeMap<&'static str, Values>;
 
 impl Base {
     async fn infer(&self, request: ModelInferRequest, admitted: &Admitted) -> Result<ModelInferResponse, Refusal> {
-        let model = self.models.find_any(&request.model_name, &request.model_version, "model_name")?;
+        let model = self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name")?;
         let wanted = tensors::requested(&request, tensors::outputs(model))?;
         let mut outputs = match model {
             Model::Classifier(model) => self.classified(model, &request, admitted).await?,
@@ -221,8 +221,9 @@ impl GrpcInferenceService for Base {
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        let caller = admitted(&request).caller;
         let ModelReadyRequest { name, version } = request.into_inner();
-        let model = self.models.find_any(&name, &version, "name");
+        let model = self.models.of(&caller).find_any(&name, &version, "name");
         let ready = !self.is_shut() && model.is_ok_and(|model| model.readiness().is_ready());
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -242,8 +243,9 @@ impl GrpcInferenceService for Base {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let caller = admitted(&request).caller;
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let model = self.models.find_any(&name, &version, "name")?;
+        let model = self.models.of(&caller).find_any(&name, &version, "name")?;
         let info = model.info();
         Ok(Response::new(ModelMetadataResponse {
             name: info.name.clone(),

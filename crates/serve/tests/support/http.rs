@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// An answer, read to its end.
@@ -40,6 +40,23 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     read(stream).await
 }
 
+/// What is answered to a request with these lines in its head, over any connection.
+pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, line: &str, head: &str, body: &str) -> Answer {
+    let request = format!(
+        "{line} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{head}\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read(stream).await
+}
+
+/// The same, over a connection of its own, by whoever has this key.
+pub(crate) async fn ask_with_key(address: SocketAddr, key: &str, line: &str, body: &str) -> Answer {
+    let head = if key.is_empty() { String::new() } else { format!("Authorization: Bearer {key}\r\n") };
+    ask(TcpStream::connect(address).await.unwrap(), line, &head, body).await
+}
+
 /// A connection on which a request was sent and nothing is read yet.
 pub(crate) async fn open(address: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -61,7 +78,7 @@ pub(crate) async fn measured(address: SocketAddr, name: &str) -> f64 {
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or(0.0)
 }
 
-async fn read(mut stream: TcpStream) -> Answer {
+async fn read<S: AsyncRead + Unpin>(mut stream: S) -> Answer {
     let mut bytes = Vec::new();
     // An answer that is not whole is noticed below.
     let _ = stream.read_to_end(&mut bytes).await;
