@@ -9,7 +9,9 @@ mod terminal;
 mod texts;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, completions, convert, data, embed, eval, generate, inspect, new, predict, serve, train};
+use commands::{
+    bench, chat, completions, convert, data, embed, eval, generate, inspect, key, new, predict, serve, train,
+};
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
 ///
@@ -58,6 +60,7 @@ enum Command {
     Convert(convert::Arguments),
     Serve(serve::Arguments),
     Bench(bench::Arguments),
+    Key(key::Arguments),
     Inspect(inspect::Arguments),
     Data(data::Arguments),
     New(new::Arguments),
@@ -78,6 +81,7 @@ fn main() -> std::process::ExitCode {
         Command::Convert(arguments) => convert::run(arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),
         Command::Bench(arguments) => bench::run(arguments, json),
+        Command::Key(arguments) => key::run(arguments, json),
         Command::Inspect(arguments) => inspect::run(arguments, json),
         Command::Data(arguments) => data::run(arguments, json),
         Command::New(arguments) => new::run(arguments),

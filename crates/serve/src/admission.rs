@@ -1,6 +1,6 @@
-//! The gate before the inference services: how many requests may be open at once, and for how long. It stands before a
-//! message is read, so that a request beyond the bound costs neither memory nor a model's time. Health, metadata and
-//! reflection pass it freely: a busy server still answers its probes.
+//! The gate before the services: who may call them, how many requests of inference may be open at once, and for how long.
+//! It stands before a message is read, so that a request beyond the bound costs neither memory nor a model's time. Health
+//! passes it freely, and metadata and reflection with any key: a busy server still answers its probes.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -18,7 +18,9 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 
+use crate::access::{self, Access};
 use crate::config::ServerConfig;
+use crate::keys::{Caller, Keys};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 
@@ -33,7 +35,7 @@ enum Time {
     Stream,
 }
 
-/// The methods that use a model. Everything else passes freely.
+/// The methods that use a model. What everything else needs, `access.rs` says.
 const METHODS: [(&str, Time); 22] = [
     ("/inference.GRPCInferenceService/ModelInfer", Time::Generation),
     ("/inference.GRPCInferenceService/ModelStreamInfer", Time::Stream),
@@ -79,8 +81,11 @@ fn is_of(pattern: &str, path: &str) -> bool {
 pub(crate) struct Admitted {
     /// When the answer is no longer wanted.
     pub(crate) deadline: Option<Instant>,
-    /// On whose behalf it is made: the credential that it carries, else where it comes from. Keys take turns.
+    /// On whose behalf it is made: its key's name; where keys are off the credential that it carries, else where it comes
+    /// from. Keys take turns.
     pub(crate) key: String,
+    /// Who makes it.
+    pub(crate) caller: Caller,
     // Why an answer that had begun was not finished.
     broken: Arc<OnceLock<&'static str>>,
 }
@@ -103,18 +108,20 @@ pub(crate) struct Gate {
     max_requests: usize,
     max_request_time: Duration,
     max_generation_time: Duration,
+    keys: Option<Keys>,
     shut: Arc<watch::Sender<bool>>,
 }
 
 impl Gate {
-    /// A gate for `max_requests` at once.
-    pub(crate) fn new(config: &ServerConfig) -> Gate {
+    /// A gate for `max_requests` at once, of callers with one of `keys`; without them, of everybody.
+    pub(crate) fn new(config: &ServerConfig, keys: Option<Keys>) -> Gate {
         let max_requests = config.max_requests.min(Semaphore::MAX_PERMITS);
         Gate {
             places: Arc::new(Semaphore::new(max_requests)),
             max_requests,
             max_request_time: config.max_request_time,
             max_generation_time: config.max_generation_time,
+            keys,
             shut: Arc::new(watch::Sender::new(false)),
         }
     }
@@ -143,6 +150,25 @@ impl Gate {
             return Err(Refusal::ShuttingDown);
         }
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::TooManyRequests { max: self.max_requests })
+    }
+
+    // Who makes a request that needs this, if they may.
+    fn caller(&self, access: Access, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        if access == Access::Everyone {
+            return Ok(Caller::default());
+        }
+        let caller = match &self.keys {
+            Some(keys) => keys.caller(headers)?,
+            None => Caller::default(),
+        };
+        let (may, scope) = match access {
+            Access::Everyone | Access::Key => (true, ""),
+            Access::Infer => (caller.may_infer(), "infer"),
+            Access::Metrics => (caller.may_measure(), "metrics"),
+            Access::Admin => (caller.may_manage(), "admin"),
+        };
+        let problem = || format!("this key may not do that: it has no scope {scope:?}");
+        if may { Ok(caller) } else { Err(Refusal::Forbidden { problem: problem() }) }
     }
 
     fn limit(&self, time: Time) -> Option<Duration> {
@@ -180,21 +206,26 @@ impl Service<Request<Body>> for Admission {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let Some(&(method, time)) = METHODS.iter().find(|(method, _)| is_of(method, path)) else {
-            return Box::pin(self.services.call(request));
+            return self.call_beside(request);
         };
         let mut account = Account::open(Arc::clone(&self.metrics), method);
-        let place = match self.gate.enter() {
-            Ok(place) => place,
+        let entered = self.gate.caller(Access::Infer, request.headers()).and_then(|caller| {
+            let place = Place { _server: self.gate.enter()?, _key: caller.enter()? };
+            Ok((caller, place))
+        });
+        let (caller, place) = match entered {
+            Ok(entered) => entered,
             Err(refusal) => {
                 account.outcome = Some(refusal.reason());
-                return Box::pin(std::future::ready(Ok(refused(method, refusal))));
+                return Box::pin(std::future::ready(Ok(refused(method, is_grpc(method), refusal))));
             }
         };
 
         let asked = grpc_timeout(request.headers());
         let time = [asked, self.gate.limit(time)].into_iter().flatten().min();
         let deadline = time.and_then(|time| account.started.checked_add(time));
-        let admitted = Admitted { deadline, key: key_of(&request), broken: Arc::clone(&account.broken) };
+        let key = caller.name().map_or_else(|| key_of(&request), str::to_owned);
+        let admitted = Admitted { deadline, key, caller, broken: Arc::clone(&account.broken) };
         request.extensions_mut().insert(admitted);
 
         let answer = self.services.call(request);
@@ -202,7 +233,7 @@ impl Service<Request<Body>> for Admission {
             let answer = match deadline {
                 Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
                     .await
-                    .unwrap_or_else(|_| Ok(refused(method, Refusal::DeadlineExceeded))),
+                    .unwrap_or_else(|_| Ok(refused(method, is_grpc(method), Refusal::DeadlineExceeded))),
                 None => answer.await,
             };
             answer.map(|mut answer| {
@@ -214,6 +245,35 @@ impl Service<Request<Body>> for Admission {
     }
 }
 
+impl Admission {
+    // What is not inference: it takes no place on the server, but counts among its key's requests.
+    fn call_beside(&mut self, mut request: Request<Body>) -> BoxFuture<Response<Body>, Infallible> {
+        let path = request.uri().path();
+        let access = access::of(path);
+        let entered = self.gate.caller(access, request.headers()).and_then(|caller| {
+            let place = caller.enter()?;
+            Ok((caller, place))
+        });
+        match entered {
+            Ok((caller, place)) => {
+                request.extensions_mut().insert(Admitted { caller, ..Admitted::default() });
+                let answer = self.services.call(request);
+                Box::pin(async move {
+                    let answer = answer.await;
+                    drop(place);
+                    answer
+                })
+            }
+            Err(refusal) => {
+                self.metrics.refused(refusal.reason());
+                let kind = request.headers().get("content-type").map(HeaderValue::as_bytes).unwrap_or_default();
+                let refused = refused(path, kind.starts_with(b"application/grpc"), refusal);
+                Box::pin(std::future::ready(Ok(refused)))
+            }
+        }
+    }
+}
+
 fn key_of(request: &Request<Body>) -> String {
     if let Some(credential) = request.headers().get("authorization") {
         return String::from_utf8_lossy(credential.as_bytes()).into_owned();
@@ -222,11 +282,11 @@ fn key_of(request: &Request<Body>) -> String {
     address.map(|address| address.ip().to_string()).unwrap_or_default()
 }
 
-fn refused(method: &'static str, refusal: Refusal) -> Response<Body> {
-    if is_grpc(method) {
+fn refused(path: &str, is_grpc: bool, refusal: Refusal) -> Response<Body> {
+    if is_grpc {
         Status::from(refusal).into_http()
     } else {
-        crate::http::refused(method, &refusal).map(Body::new)
+        crate::http::refused(path, &refusal).map(Body::new)
     }
 }
 
@@ -317,11 +377,17 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
+// What an open request holds: one of the server's places, and one of its key's, where that has a bound.
+struct Place {
+    _server: OwnedSemaphorePermit,
+    _key: Option<OwnedSemaphorePermit>,
+}
+
 // A response's body that keeps the request's place until it is sent or dropped.
 struct Held {
     body: Body,
     account: Account,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl http_body::Body for Held {
@@ -389,7 +455,7 @@ mod tests {
 
     #[tokio::test]
     async fn places_are_bounded_and_come_back() {
-        let gate = Gate::new(&ServerConfig { max_requests: 1, ..ServerConfig::default() });
+        let gate = Gate::new(&ServerConfig { max_requests: 1, ..ServerConfig::default() }, None);
         let place = gate.enter().unwrap();
         assert_eq!(gate.enter().unwrap_err(), Refusal::TooManyRequests { max: 1 });
         gate.shut();

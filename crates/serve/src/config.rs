@@ -2,6 +2,7 @@
 //! with their unit ("500us", "2ms", "30s", "5m").
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,10 @@ pub struct ServerConfig {
     /// Threads that libtorch uses within one operation of one model. Default (absent): the processors that this process may
     /// use, shared out between the models, at least one each.
     pub threads: Option<i32>,
+
+    /// The file of API keys; with one, every call but a probe needs a key of it. Read again when it changes. Default
+    /// (absent): none, and everybody may call.
+    pub keys: Option<PathBuf>,
 
     /// Most texts that a model is given at once. A longer request is run in parts. Default: 64.
     pub max_batch_size: usize,
@@ -125,6 +130,7 @@ impl Default for ServerConfig {
             packages: Vec::new(),
             repository: None,
             threads: None,
+            keys: None,
             max_batch_size: 64,
             max_delay: Duration::ZERO,
             max_batch_tokens: 16 * 1024,

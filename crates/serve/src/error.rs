@@ -34,6 +34,9 @@ pub enum ServeError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// The file of keys cannot be used.
+    #[error("the file of API keys: {0}")]
+    Keys(#[from] crate::keys::KeysError),
     /// A package or checkpoint cannot be opened.
     #[error("cannot open {}: {reason}", path.display())]
     Open {

@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod admission;
 mod batch;
 mod checkpoint;
@@ -30,9 +31,11 @@ mod config;
 mod connections;
 mod encoder;
 mod error;
+mod follow;
 pub mod generation;
 mod http;
 mod ids;
+mod keys;
 mod metrics;
 mod model;
 mod model_path;
@@ -51,6 +54,7 @@ pub use batch::{BatchModel, Opened, Prepare, Prepared};
 pub use classifier::Classifier;
 pub use config::{CheckpointPrecision, ServerConfig};
 pub use error::ServeError;
+pub use keys::{KeysError, NewKey};
 pub use model::ModelInfo;
 pub use model_path::ModelPath;
 pub use repository::{RepositoryConfig, RepositoryMode, RepositoryModelConfig, VersionPolicy};

@@ -99,6 +99,11 @@ impl Metrics {
         }
     }
 
+    /// A request that was refused before its method was looked at.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.counter("tidemill_rejections_total", vec![Label::from_static_parts("reason", reason)]).increment(1);
+    }
+
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use rand::Rng as _;
 
 use crate::error::ServeError;
+use crate::keys::Caller;
 use crate::model::{Kind, Model};
 use crate::refusal::Refusal;
 
@@ -189,21 +190,45 @@ impl Models {
         self.table().all().all(|model| model.readiness().is_ready())
     }
 
+    /// Those that the caller may use.
+    pub(crate) fn of<'a>(&'a self, caller: &'a Caller) -> Allowed<'a> {
+        Allowed { models: self, caller }
+    }
+}
+
+/// The models that one caller may use. The others are as if they were not there, but that asking for one is forbidden.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed<'a> {
+    models: &'a Models,
+    caller: &'a Caller,
+}
+
+impl Allowed<'_> {
+    /// Every model in every version, by name.
+    pub(crate) fn all(self) -> Vec<Model> {
+        self.models.all().into_iter().filter(|model| self.caller.may_use(&model.info().name)).collect()
+    }
+
+    /// Every model in its newest version, by name.
+    pub(crate) fn newest(self) -> Vec<Model> {
+        self.models.newest().into_iter().filter(|model| self.caller.may_use(&model.info().name)).collect()
+    }
+
     /// The model of this name and version, whatever its kind. An empty version is the one that such requests get; an empty
     /// name is the only model, if there is one. `name_field` is what the request calls the name.
-    pub(crate) async fn find_any(&self, name: &str, version: &str, name_field: &str) -> Result<Model, Refusal> {
+    pub(crate) async fn find_any(self, name: &str, version: &str, name_field: &str) -> Result<Model, Refusal> {
         self.look_up(name, version, name_field, |_| true).await
     }
 
     /// The same, of the models that are loaded already.
-    pub(crate) fn loaded(&self, name: &str, version: &str, name_field: &str) -> Result<Model, Refusal> {
-        self.table().find(name, version, name_field, &|_| true, &self.shared.clock)
+    pub(crate) fn loaded(self, name: &str, version: &str, name_field: &str) -> Result<Model, Refusal> {
+        self.find_now(name, version, name_field, &|_| true)
     }
 
     /// The model of this name, version and kind. An empty version is the one that such requests get; an empty name is the
     /// only model of the kind. `name_field` is what the request calls the name.
     pub(crate) async fn find<K: Kind + Clone>(
-        &self,
+        self,
         name: &str,
         version: &str,
         name_field: &str,
@@ -216,21 +241,78 @@ impl Models {
     }
 
     async fn look_up(
-        &self,
+        self,
         name: &str,
         version: &str,
         field: &str,
         is_of_kind: impl Fn(&Model) -> bool,
     ) -> Result<Model, Refusal> {
-        let found = self.table().find(name, version, field, &is_of_kind, &self.shared.clock);
-        let (Err(Refusal::UnknownModel { .. }), Some(loader)) = (&found, self.shared.on_demand.get()) else {
+        let found = self.find_now(name, version, field, &is_of_kind);
+        let (Err(Refusal::UnknownModel { .. }), Some(loader)) = (&found, self.models.shared.on_demand.get()) else {
             return found;
         };
-        let own_name = self.table().aliases.get(name).map_or_else(|| name.to_owned(), |alias| alias.model.clone());
+        let own_name = self.models.table().own_name(name, version).0.to_owned();
         match loader.load(&own_name).await? {
-            true => self.table().find(name, version, field, &is_of_kind, &self.shared.clock),
+            true => self.find_now(name, version, field, &is_of_kind),
             false => found,
         }
+    }
+
+    fn find_now(
+        self,
+        name: &str,
+        version: &str,
+        field: &str,
+        is_of_kind: &dyn Fn(&Model) -> bool,
+    ) -> Result<Model, Refusal> {
+        let table = self.models.table();
+        let (name, version) = table.own_name(name, version);
+        let (name, served) = if name.is_empty() {
+            let is_wanted = |(name, served): &(&String, &Arc<Served>)| {
+                self.caller.may_use(name) && served.versions.iter().any(is_of_kind)
+            };
+            self.only(&table, table.by_name.iter().filter(is_wanted), field)?
+        } else {
+            // Before the look-up, so that nobody learns what else there is.
+            if !self.caller.may_use(name) {
+                let problem = format!("this key may not use a model {:?}", shortened(name));
+                return Err(Refusal::Forbidden { problem });
+            }
+            (name, table.by_name.get(name).ok_or_else(|| self.unknown(&table, name))?)
+        };
+        let now = self.models.shared.clock.fetch_add(1, Ordering::Relaxed);
+        served.used.store(now, Ordering::Relaxed);
+        served.version(name, version).cloned()
+    }
+
+    fn unknown(self, table: &Table, name: &str) -> Refusal {
+        let name = shortened(name);
+        let known = table.by_name.keys().filter(|name| self.caller.may_use(name)).map(String::as_str);
+        let hint = match tidemill_data::nearest(&name, known) {
+            Some(nearest) => format!("did you mean {nearest:?}?"),
+            None if table.by_name.is_empty() => "this server has none".to_owned(),
+            None => format!("this server has {}", self.names(table)),
+        };
+        let message = format!("there is no model {name:?}; {hint}");
+        Refusal::UnknownModel { name, message }
+    }
+
+    fn only<'t>(
+        self,
+        table: &Table,
+        mut models: impl Iterator<Item = (&'t String, &'t Arc<Served>)>,
+        field: &str,
+    ) -> Result<(&'t str, &'t Arc<Served>), Refusal> {
+        match (models.next(), models.next()) {
+            (Some((name, served)), None) => Ok((name.as_str(), served)),
+            _ => Err(Refusal::invalid(field, format!("is empty; name one of the models: {}", self.names(table)))),
+        }
+    }
+
+    fn names(self, table: &Table) -> String {
+        let known = table.by_name.keys().filter(|name| self.caller.may_use(name));
+        let names: Vec<String> = known.take(20).map(|name| format!("{name:?}")).collect();
+        names.join(", ")
     }
 }
 
@@ -239,56 +321,14 @@ impl Table {
         self.by_name.values().flat_map(|served| served.versions())
     }
 
-    fn find(
-        &self,
-        name: &str,
-        version: &str,
-        field: &str,
-        is_of_kind: &dyn Fn(&Model) -> bool,
-        clock: &AtomicU64,
-    ) -> Result<Model, Refusal> {
-        let (name, version) = match self.aliases.get(name) {
+    // What a name, which may be an alias, and a version stand for.
+    fn own_name<'a>(&'a self, name: &'a str, version: &'a str) -> (&'a str, &'a str) {
+        match self.aliases.get(name) {
             Some(alias) if !self.by_name.contains_key(name) => {
                 (alias.model.as_str(), if version.is_empty() { alias.version.as_str() } else { version })
             }
             _ => (name, version),
-        };
-        let (name, served) = if name.is_empty() {
-            let is_of_kind = |(_, served): &(&String, &Arc<Served>)| served.versions.iter().any(is_of_kind);
-            self.only(self.by_name.iter().filter(is_of_kind), field)?
-        } else {
-            (name, self.by_name.get(name).ok_or_else(|| self.unknown(name))?)
-        };
-        served.used.store(clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        served.version(name, version).cloned()
-    }
-
-    fn unknown(&self, name: &str) -> Refusal {
-        let name = shortened(name);
-        let known = self.by_name.keys().chain(self.aliases.keys()).map(String::as_str);
-        let hint = match tidemill_data::nearest(&name, known) {
-            Some(nearest) => format!("did you mean {nearest:?}?"),
-            None if self.by_name.is_empty() => "this server has none".to_owned(),
-            None => format!("this server has {}", self.names()),
-        };
-        let message = format!("there is no model {name:?}; {hint}");
-        Refusal::UnknownModel { name, message }
-    }
-
-    fn only<'a>(
-        &self,
-        mut models: impl Iterator<Item = (&'a String, &'a Arc<Served>)>,
-        field: &str,
-    ) -> Result<(&'a str, &'a Arc<Served>), Refusal> {
-        match (models.next(), models.next()) {
-            (Some((name, served)), None) => Ok((name.as_str(), served)),
-            _ => Err(Refusal::invalid(field, format!("is empty; name one of the models: {}", self.names()))),
         }
-    }
-
-    fn names(&self) -> String {
-        let names: Vec<String> = self.by_name.keys().take(20).map(|name| format!("{name:?}")).collect();
-        names.join(", ")
     }
 }
 

@@ -42,6 +42,30 @@ pub(crate) enum Refusal {
         /// The bound.
         max: usize,
     },
+    /// There is no key, or none that counts.
+    #[error("the request {problem}; send a key as \"authorization: Bearer KEY\" or \"x-api-key: KEY\"")]
+    Unauthenticated {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The caller may not do this.
+    #[error("{problem}")]
+    Forbidden {
+        /// What it may not do, as a sentence.
+        problem: String,
+    },
+    /// The key makes more requests in a second than it may.
+    #[error("this key makes more requests than it may; try again in {:.1} s", .retry.as_secs_f64().max(0.1))]
+    TooFast {
+        /// When there is room for another.
+        retry: Duration,
+    },
+    /// The key has as many requests open as it may.
+    #[error("this key has as many open requests as it may ({max}); try again when one has ended")]
+    KeyBusy {
+        /// The bound.
+        max: usize,
+    },
     /// Prompt and answer do not fit the model's context.
     #[error("{problem}")]
     TooLong {
@@ -108,6 +132,9 @@ impl Refusal {
             Refusal::Invalid { .. } | Refusal::TooLong { .. } => "invalid",
             Refusal::UnknownModel { .. } => "unknown_model",
             Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => "full",
+            Refusal::Unauthenticated { .. } => "unauthenticated",
+            Refusal::Forbidden { .. } => "forbidden",
+            Refusal::TooFast { .. } | Refusal::KeyBusy { .. } => "key_limit",
             Refusal::TooLarge { .. } => "too_large",
             Refusal::TooSlow => "too_slow",
             Refusal::DeadlineExceeded | Refusal::Idle(_) => "deadline",
@@ -116,13 +143,26 @@ impl Refusal {
         }
     }
 
+    /// When to come back, where that helps.
+    pub(crate) fn retry(&self) -> Option<Duration> {
+        match self {
+            Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } | Refusal::KeyBusy { .. } => Some(RETRY_DELAY),
+            Refusal::TooFast { retry } => Some(*retry),
+            _ => None,
+        }
+    }
+
     /// The gRPC code that stands for it.
     pub(crate) fn code(&self) -> Code {
         match self {
             Refusal::Invalid { .. } | Refusal::TooLong { .. } => Code::InvalidArgument,
             Refusal::UnknownModel { .. } => Code::NotFound,
+            Refusal::Unauthenticated { .. } => Code::Unauthenticated,
+            Refusal::Forbidden { .. } => Code::PermissionDenied,
             Refusal::QueueFull { .. }
             | Refusal::TooManyRequests { .. }
+            | Refusal::TooFast { .. }
+            | Refusal::KeyBusy { .. }
             | Refusal::TooLarge { .. }
             | Refusal::TooSlow => Code::ResourceExhausted,
             Refusal::DeadlineExceeded | Refusal::Idle(_) => Code::DeadlineExceeded,
@@ -135,13 +175,11 @@ impl Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Status {
-        let (code, message) = (refusal.code(), refusal.to_string());
+        let (code, message, retry) = (refusal.code(), refusal.to_string(), refusal.retry());
         let details = match refusal {
             Refusal::Invalid { field, problem } => ErrorDetails::with_bad_request_violation(field, problem),
             Refusal::UnknownModel { name, .. } => ErrorDetails::with_resource_info("model", name, "", message.clone()),
-            Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => {
-                ErrorDetails::with_retry_info(Some(RETRY_DELAY))
-            }
+            _ if retry.is_some() => ErrorDetails::with_retry_info(retry),
             _ => return Status::new(code, message),
         };
         Status::with_error_details(code, message, details)

@@ -22,7 +22,9 @@ use crate::admission::{Admission, Gate};
 use crate::config::ServerConfig;
 use crate::connections;
 use crate::error::ServeError;
+use crate::follow;
 use crate::http;
+use crate::keys::Keys;
 use crate::metrics::{Metrics, UPKEEP};
 use crate::model::Model;
 use crate::models::Models;
@@ -84,6 +86,7 @@ pub async fn serve_models(
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
     config.check()?;
+    let keys = config.keys.as_deref().map(Keys::open).transpose()?;
     let listener = bind(config.address).await?;
     let address = listener.local_addr().map_err(|source| ServeError::Bind { address: config.address, source })?;
     let config = ServerConfig { threads: Some(libtorch_threads(&config, sources.len())), ..config };
@@ -96,7 +99,7 @@ pub async fn serve_models(
         None => None,
     };
     let served = Served { models: &models, repository: repository.as_ref(), metrics: &metrics };
-    let result = run(&config, listener, served, (health, health_service), shutdown, || ready(address)).await;
+    let result = run(&config, keys, listener, served, (health, health_service), shutdown, || ready(address)).await;
     for model in models.all() {
         model.close();
     }
@@ -173,13 +176,14 @@ struct Served<'a> {
 // Serves until `shutdown`, and gives the time when that was.
 async fn run(
     config: &ServerConfig,
+    keys: Option<Keys>,
     listener: TcpListener,
     Served { models, repository, metrics }: Served<'_>,
     (health, health_service): (HealthReporter, HealthServer<impl Health>),
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(),
 ) -> Result<Instant, ServeError> {
-    let gate = Gate::new(config);
+    let gate = Gate::new(config, keys.clone());
     let base = Base::new(config, models, repository, gate.watch());
     let grpc = services::routes(base.clone())?.add_service(health_service);
     let routes = http::beside(grpc, base, metrics);
@@ -190,6 +194,9 @@ async fn run(
     tasks.spawn(keep_up(Arc::clone(metrics)));
     if let (Some(repository), Some(RepositoryMode::Poll)) = (repository, config.repository.as_ref().map(|r| r.mode)) {
         tasks.spawn(repository.clone().poll());
+    }
+    if let Some(keys) = keys {
+        tasks.spawn(follow::follow(keys));
     }
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

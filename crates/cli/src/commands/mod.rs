@@ -9,6 +9,7 @@ pub(crate) mod embed;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod key;
 pub(crate) mod new;
 pub(crate) mod predict;
 pub(crate) mod serve;

@@ -36,6 +36,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// API keys, TOML, as `tidemill key new` prints them; every call but a probe then needs one. Read again when it changes
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+
     /// Most texts that run as one batch
     #[arg(long, value_name = "TEXTS")]
     max_batch_size: Option<usize>,
@@ -122,6 +126,9 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
     if let Some(folder) = arguments.config.as_ref().and_then(|path| path.parent()) {
         config.packages.iter_mut().for_each(|package| *package = package.within(folder));
         config.repository.iter_mut().for_each(|repository| repository.path = folder.join(&repository.path));
+        if let Some(file) = &mut config.keys {
+            *file = folder.join(&*file);
+        }
     }
     if let Some(text) = &arguments.address {
         config.address = address(text)?;
@@ -137,6 +144,7 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
     if let Some(delay) = arguments.max_delay {
         config.max_delay = Duration::from_millis(delay);
     }
+    config.keys = arguments.keys.or(config.keys);
     config.threads = arguments.threads.or(config.threads);
     config.precision = arguments.precision.map(CheckpointPrecision::from).or(config.precision);
     config.max_context = arguments.max_context.or(config.max_context);

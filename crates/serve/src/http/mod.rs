@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -69,19 +69,28 @@ fn status(refusal: &Refusal) -> StatusCode {
         Refusal::UnknownModel { .. } => StatusCode::NOT_FOUND,
         Refusal::Idle(_) => StatusCode::REQUEST_TIMEOUT,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } | Refusal::TooSlow => StatusCode::TOO_MANY_REQUESTS,
-        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Refusal::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+        Refusal::Forbidden { .. } => StatusCode::FORBIDDEN,
+        Refusal::QueueFull { .. }
+        | Refusal::TooManyRequests { .. }
+        | Refusal::TooFast { .. }
+        | Refusal::KeyBusy { .. }
+        | Refusal::TooSlow => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Refusal::Stopped { .. } | Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-/// Tells a caller that found the server full when to come back, in seconds, as HTTP counts them.
-fn advise(response: &mut Response) {
+/// Tells a caller that found the server full when to come back, in seconds, as HTTP counts them; and one without a key how
+/// to send one.
+fn advise(response: &mut Response, refusal: &Refusal) {
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        let seconds = refusal.retry().unwrap_or_default().as_secs_f64().ceil().max(1.0);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds as u64));
+    }
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
 }
 

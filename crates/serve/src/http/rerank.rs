@@ -59,13 +59,18 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
     let error_type = match refusal {
         Refusal::Invalid { .. } | Refusal::TooLong { .. } | Refusal::TooLarge { .. } => "Validation",
         Refusal::UnknownModel { .. } => "NotFound",
-        Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } | Refusal::TooSlow => "Overloaded",
+        Refusal::Unauthenticated { .. } | Refusal::Forbidden { .. } => "Unauthorized",
+        Refusal::QueueFull { .. }
+        | Refusal::TooManyRequests { .. }
+        | Refusal::TooFast { .. }
+        | Refusal::KeyBusy { .. }
+        | Refusal::TooSlow => "Overloaded",
         Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => "Unhealthy",
         Refusal::Stopped { .. } | Refusal::Failed { .. } | Refusal::DeadlineExceeded | Refusal::Idle(_) => "Backend",
     };
     let mut response = (status(refusal), Json(Problem { error: refusal.to_string(), error_type })).into_response();
     response.extensions_mut().insert(Reason(refusal.reason()));
-    advise(&mut response);
+    advise(&mut response, refusal);
     response
 }
 
@@ -73,7 +78,8 @@ pub(super) async fn rank(State(http): State<Http>, request: Request<Body>) -> Re
     let admitted: Admitted = request.extensions().get().cloned().unwrap_or_default();
     let base = &http.base;
     let fields: Fields = body::fields(&body::read(request, base.max_message_bytes).await?)?;
-    let model = &base.models.find::<RerankerHandle>(fields.model.as_deref().unwrap_or_default(), "", "model").await?;
+    let models = base.models.of(&admitted.caller);
+    let model = &models.find::<RerankerHandle>(fields.model.as_deref().unwrap_or_default(), "", "model").await?;
     base.limits.check(&fields.texts, "texts")?;
     base.limits.check_length(fields.query.len(), || "query".to_owned())?;
     let with_text = fields.return_text.unwrap_or(false);

@@ -74,7 +74,7 @@ impl Base {
     }
 
     async fn run(&self, request: ModelInferRequest, admitted: &Admitted) -> Result<ModelInferResponse, Refusal> {
-        let model = self.models.find_any(&request.model_name, &request.model_version, "model_name").await?;
+        let model = self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name").await?;
         let model = &model;
         let wanted = tensors::requested(&request, tensors::outputs(model))?;
         let mut outputs = match model {
@@ -123,7 +123,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Option<BoxStream<'static, ModelStreamInferResponse>>, Refusal> {
-        let model = self.models.find_any(&request.model_name, &request.model_version, "model_name").await?;
+        let model = self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name").await?;
         let Model::Generator(model) = model else { return Ok(None) };
         let mut request = request.clone();
         if !self.regions.resolve(&mut request, self.max_message_bytes)?.is_empty() {
@@ -345,8 +345,9 @@ impl GrpcInferenceService for Base {
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        let caller = admitted(&request).caller;
         let ModelReadyRequest { name, version } = request.into_inner();
-        let model = self.models.loaded(&name, &version, "name");
+        let model = self.models.of(&caller).loaded(&name, &version, "name");
         let ready = !self.is_shut() && model.is_ok_and(|model| model.readiness().is_ready());
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -366,8 +367,9 @@ impl GrpcInferenceService for Base {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let caller = admitted(&request).caller;
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let model = self.models.find_any(&name, &version, "name").await?;
+        let model = self.models.of(&caller).find_any(&name, &version, "name").await?;
         let info = model.info();
         let served = self.models.served(&info.name);
         let versions = served.iter().flat_map(|served| served.versions());
@@ -403,8 +405,9 @@ impl GrpcInferenceService for Base {
         &self,
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
+        let caller = admitted(&request).caller;
         let ModelConfigRequest { name, version } = request.into_inner();
-        let model = self.models.find_any(&name, &version, "name").await?;
+        let model = self.models.of(&caller).find_any(&name, &version, "name").await?;
         Ok(Response::new(ModelConfigResponse { config: Some(model_config::of(&model, self.batching)) }))
     }
 
@@ -412,14 +415,18 @@ impl GrpcInferenceService for Base {
         &self,
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let caller = admitted(&request).caller;
         let ModelStatisticsRequest { name, version } = request.into_inner();
+        let models = self.models.of(&caller);
         let models = if name.is_empty() {
-            self.models.all()
-        } else if version.is_empty() {
-            self.models.loaded(&name, &version, "name")?;
-            self.models.all().into_iter().filter(|model| model.info().name == name).collect()
+            models.all()
         } else {
-            vec![self.models.loaded(&name, &version, "name")?]
+            let named = models.loaded(&name, &version, "name")?;
+            let name = &named.info().name;
+            match version.is_empty() {
+                true => models.all().into_iter().filter(|model| model.info().name == *name).collect(),
+                false => vec![named],
+            }
         };
         Ok(Response::new(ModelStatisticsResponse { model_stats: models.iter().map(model_statistics::of).collect() }))
     }

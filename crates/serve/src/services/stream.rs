@@ -51,10 +51,22 @@ impl Base {
             biased;
             _ = self.shut.wait_for(|shut| *shut) => Err(Refusal::ShuttingDown.into()),
             () = late => Err(Refusal::DeadlineExceeded.into()),
-            message = messages.message() => message,
+            message = paced(messages, admitted) => message,
             () = tokio::time::sleep(self.max_idle) => Err(Refusal::Idle(self.max_idle).into()),
         }
     }
+}
+
+// The next message, no sooner than its caller's key may make a request, while that key is good.
+async fn paced<M>(messages: &mut Streaming<M>, admitted: &Admitted) -> Result<Option<M>, Status> {
+    let message = messages.message().await?;
+    if message.is_some() {
+        if !admitted.caller.is_valid() {
+            return Err(Refusal::Unauthenticated { problem: "is part of a stream whose API key is no longer good" }.into());
+        }
+        admitted.caller.pace().await;
+    }
+    Ok(message)
 }
 
 /// A message of a stream that holds no request.

@@ -19,7 +19,7 @@ async fn classify(
     request: ClassifyRequest,
     admitted: &Admitted,
 ) -> Result<ClassifyResponse, Refusal> {
-    let model = &base.models.find::<ClassifierHandle>(&request.model, &request.model_version, "model").await?;
+    let model = &base.models.of(&admitted.caller).find::<ClassifierHandle>(&request.model, &request.model_version, "model").await?;
     base.limits.check(&request.texts, "texts")?;
     let classified = answer(method, model, request.texts, "texts", admitted).await?;
     let info = model.info();

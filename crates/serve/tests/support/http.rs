@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// An answer, read to its end.
@@ -40,6 +40,23 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     read(stream).await
 }
 
+/// What is answered to a request with these lines in its head, over any connection.
+pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, line: &str, head: &str, body: &str) -> Answer {
+    let request = format!(
+        "{line} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{head}\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read(stream).await
+}
+
+/// The same, over a connection of its own, by whoever has this key.
+pub(crate) async fn ask_with_key(address: SocketAddr, key: &str, line: &str, body: &str) -> Answer {
+    let head = if key.is_empty() { String::new() } else { format!("Authorization: Bearer {key}\r\n") };
+    ask(TcpStream::connect(address).await.unwrap(), line, &head, body).await
+}
+
 /// A connection on which a request was sent and nothing is read yet.
 pub(crate) async fn open(address: SocketAddr, path: &str, content_type: &str, body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -67,13 +84,13 @@ pub(crate) async fn send_bytes(address: SocketAddr, path: &str, content_type: &s
     (head.into_bytes(), body)
 }
 
-async fn read(stream: TcpStream) -> Answer {
+async fn read<S: AsyncRead + Unpin>(stream: S) -> Answer {
     let (head, body) = read_bytes(stream).await;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head, body: String::from_utf8(body).unwrap() }
 }
 
-async fn read_bytes(mut stream: TcpStream) -> (String, Vec<u8>) {
+async fn read_bytes<S: AsyncRead + Unpin>(mut stream: S) -> (String, Vec<u8>) {
     let mut bytes = Vec::new();
     // An answer that is not whole is noticed below.
     let _ = stream.read_to_end(&mut bytes).await;

@@ -55,7 +55,10 @@ pub(super) fn routes() -> Router<Http> {
 
 /// A refusal in this protocol's shape.
 #[derive(Debug)]
-pub(super) struct Refused(StatusCode, String, Option<Reason>);
+pub(super) enum Refused {
+    Here(Refusal),
+    ByGrpc(Status),
+}
 
 #[derive(Debug, Serialize)]
 struct Problem<'a> {
@@ -64,13 +67,23 @@ struct Problem<'a> {
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Refused {
-        Refused(status(&refusal), refusal.to_string(), Some(Reason(refusal.reason())))
+        Refused::Here(refusal)
     }
 }
 
 // What the gRPC service refuses.
 impl From<Status> for Refused {
     fn from(refused: Status) -> Refused {
+        Refused::ByGrpc(refused)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let refused = match self {
+            Refused::Here(refusal) => return refused(&refusal),
+            Refused::ByGrpc(refused) => refused,
+        };
         let status = match refused.code() {
             Code::InvalidArgument => StatusCode::BAD_REQUEST,
             Code::NotFound => StatusCode::NOT_FOUND,
@@ -82,25 +95,16 @@ impl From<Status> for Refused {
             Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Refused(status, refused.message().to_owned(), None)
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let Refused(status, error, reason) = self;
-        let mut response = (status, Json(Problem { error: &error })).into_response();
-        if let Some(reason) = reason {
-            response.extensions_mut().insert(reason);
-        }
-        advise(&mut response);
-        response
+        (status, Json(Problem { error: refused.message() })).into_response()
     }
 }
 
 /// What is answered in the place of an answer.
 pub(super) fn refused(refusal: &Refusal) -> Response {
-    Refused::from(refusal.clone()).into_response()
+    let mut response = (status(refusal), Json(Problem { error: &refusal.to_string() })).into_response();
+    response.extensions_mut().insert(Reason(refusal.reason()));
+    advise(&mut response, refusal);
+    response
 }
 
 /// The model that a path names; of which version, where it says so.

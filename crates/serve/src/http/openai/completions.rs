@@ -68,7 +68,7 @@ pub(in crate::http) async fn complete(State(http): State<Http>, request: Request
     let body = body::read(request, http.base.max_message_bytes).await?;
     let fields: Fields = body::fields(&body)?;
     let streamed = body::fields::<StreamFields>(&body)?.wanted()?;
-    let model = http.base.models.find::<GeneratorHandle>(&fields.model, "", "model").await?;
+    let model = http.base.models.of(&admitted.caller).find::<GeneratorHandle>(&fields.model, "", "model").await?;
     let shared: SamplingFields = body::fields(&body)?;
     let (sampling, format) = sampling(&fields, &shared, &model)?;
     let prompts = prompts::read(fields.prompt, "prompt", http.base.limits)?;

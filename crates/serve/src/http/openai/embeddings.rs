@@ -61,7 +61,7 @@ pub(in crate::http) async fn embed(State(http): State<Http>, request: Request<Bo
     let admitted: Admitted = request.extensions().get().cloned().unwrap_or_default();
     let base = &http.base;
     let fields: Fields = body::fields(&body::read(request, base.max_message_bytes).await?)?;
-    let model = &base.models.find::<EmbedderHandle>(&fields.model, "", "model").await?;
+    let model = &base.models.of(&admitted.caller).find::<EmbedderHandle>(&fields.model, "", "model").await?;
     let as_base64 = match fields.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,

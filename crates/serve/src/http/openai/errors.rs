@@ -31,9 +31,12 @@ impl From<&Refusal> for ErrorObject {
             Refusal::TooLong { .. } => ("invalid_request_error", Some("context_length_exceeded")),
             Refusal::TooLarge { .. } => ("invalid_request_error", Some("request_too_large")),
             Refusal::UnknownModel { .. } => ("invalid_request_error", Some("model_not_found")),
-            Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => {
-                ("rate_limit_error", Some("rate_limit_exceeded"))
-            }
+            Refusal::Unauthenticated { .. } => ("invalid_request_error", Some("invalid_api_key")),
+            Refusal::Forbidden { .. } => ("invalid_request_error", Some("permission_denied")),
+            Refusal::QueueFull { .. }
+            | Refusal::TooManyRequests { .. }
+            | Refusal::TooFast { .. }
+            | Refusal::KeyBusy { .. } => ("rate_limit_error", Some("rate_limit_exceeded")),
             Refusal::TooSlow => ("rate_limit_error", Some("read_too_slowly")),
             Refusal::DeadlineExceeded | Refusal::Idle(_) => ("timeout_error", Some("timeout")),
             Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
@@ -70,7 +73,7 @@ impl IntoResponse for Refused {
 pub(in crate::http) fn refused(refusal: &Refusal) -> Response {
     let mut response = (status(refusal), Json(ErrorObject::from(refusal))).into_response();
     response.extensions_mut().insert(Reason(refusal.reason()));
-    advise(&mut response);
+    advise(&mut response, refusal);
     response
 }
 

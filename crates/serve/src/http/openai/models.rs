@@ -1,10 +1,11 @@
 //! `/v1/models`: what is served.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use serde::Serialize;
 
 use super::errors::Refused;
+use crate::admission::Admitted;
 use crate::http::Http;
 use crate::model::Model;
 
@@ -36,15 +37,20 @@ impl ModelObject {
     }
 }
 
-pub(in crate::http) async fn list(State(http): State<Http>) -> Json<List> {
-    let data = http.base.models.newest().iter().map(|model| ModelObject::new(model, http.started)).collect();
+pub(in crate::http) async fn list(
+    State(http): State<Http>,
+    Extension(admitted): Extension<Admitted>,
+) -> Json<List> {
+    let models = http.base.models.of(&admitted.caller);
+    let data = models.newest().iter().map(|model| ModelObject::new(model, http.started)).collect();
     Json(List { object: "list", data })
 }
 
 pub(in crate::http) async fn one(
     State(http): State<Http>,
+    Extension(admitted): Extension<Admitted>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelObject>, Refused> {
-    let model = http.base.models.find_any(&name, "", "model").await?;
+    let model = http.base.models.of(&admitted.caller).find_any(&name, "", "model").await?;
     Ok(Json(ModelObject::new(&model, http.started)))
 }
