@@ -16,7 +16,7 @@ pub enum ServeError {
         problem: String,
     },
     /// Nothing to serve.
-    #[error("there is nothing to serve; name at least one package, checkpoint folder or .gguf file")]
+    #[error("there is nothing to serve; name at least one package, checkpoint folder or model file")]
     NoModels,
     /// The address is taken.
     #[error(
@@ -41,6 +41,16 @@ pub enum ServeError {
         path: PathBuf,
         /// What is wrong with it and what to do, as its reader says it.
         reason: String,
+    },
+    /// A file that runs code of its own, which the operator has not allowed.
+    #[error(
+        "{}: a TorchScript module (.pt) or AOTInductor package (.pt2) runs code of its own when it is opened and called, \
+         and is refused without leave; if you trust where it comes from, give --allow-code or write allow_code = true",
+        path.display()
+    )]
+    CodeNotAllowed {
+        /// The file.
+        path: PathBuf,
     },
     /// A model of the program's own cannot be opened.
     #[error("cannot open the model {model:?}: {reason}")]

@@ -15,8 +15,8 @@ use crate::commands::print_json;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Package folders, Hugging Face folders and .gguf files, besides those that --config names; NAME=PATH gives one
-    /// another name on the wire
+    /// Package folders, Hugging Face folders, .gguf, .pt and .pt2 files, besides those that --config names; NAME=PATH gives
+    /// one another name on the wire; builtin:identity gives back what it is given
     #[arg(required_unless_present = "config", value_name = "MODEL")]
     packages: Vec<String>,
 
@@ -27,6 +27,10 @@ pub(crate) struct Arguments {
     /// Settings of the server, TOML; the options here go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Open TorchScript (.pt) and AOTInductor (.pt2) files, which run code of their own: only from where you trust
+    #[arg(long)]
+    allow_code: bool,
 
     /// Most texts that run as one batch
     #[arg(long, value_name = "TEXTS")]
@@ -85,6 +89,7 @@ Examples:
   tidemill serve run/package
   tidemill serve run/package --address 0.0.0.0:8080 --threads 4
   tidemill serve chat=SmolLM2-135M-Instruct.Q4_1.gguf --max-sequences 32
+  tidemill serve scorer.pt --allow-code
   grpcurl -plaintext 127.0.0.1:8080 list
   grpcurl -plaintext -d '{\"texts\": [\"a fine film\"]}' 127.0.0.1:8080 tidemill.v1.TextClassification/Classify
 
@@ -123,6 +128,7 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
     if let Some(delay) = arguments.max_delay {
         config.max_delay = Duration::from_millis(delay);
     }
+    config.allow_code |= arguments.allow_code;
     config.threads = arguments.threads.or(config.threads);
     config.precision = arguments.precision.map(CheckpointPrecision::from).or(config.precision);
     config.max_context = arguments.max_context.or(config.max_context);
