@@ -157,4 +157,16 @@ fn a_compiled_package_gives_what_the_module_does() {
     let request = [floats("x", &[2, 3], &[1.0, 2.0, 3.0, 0.0, 0.0, 0.0])];
     let expected = open("linear.pt").run(&[&request]).unwrap();
     assert_eq!(model.run(&[&request]).unwrap(), expected);
+
+    // A file beside it that does not tell the truth: the package itself refuses, and goes on.
+    let other = tempfile::tempdir().unwrap();
+    let path = other.path().join("linear.pt2");
+    fs::copy(Path::new(&folder).join("linear.pt2"), &path).unwrap();
+    fs::write(path.with_extension("toml"), "[[inputs]]\nname = \"x\"\ndatatype = \"FP32\"\nshape = [-1, -1]\n")
+        .unwrap();
+    let mut model = OpaqueModel::open(&path, Form::AotInductor).unwrap();
+    let error = model.run(&[&[floats("x", &[2, 2], &[0.0; 4])]]).unwrap_err();
+    assert!(matches!(error, OpaqueError::Run(_)), "{error}");
+    let answers = model.run(&[&request]).unwrap();
+    assert_eq!(answers[0][0].bytes, expected[0][0].bytes);
 }

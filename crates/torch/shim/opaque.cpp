@@ -2,6 +2,7 @@
 // from a file and called on bytes. Both run what the file holds: the caller has made sure that this is wanted.
 #include "shim.hpp"
 
+#include <c10/util/env.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -106,7 +107,7 @@ void provide_name(const uint8_t* stub, int64_t size) {
 
 class Compiled final : public Model {
  public:
-  explicit Compiled(const std::string& path) : loader_(path) {}
+  explicit Compiled(const std::string& path) : loader_((check_inputs(), path)) {}
 
   std::string arguments(int64_t& required) const override {
     required = 0;
@@ -120,6 +121,10 @@ class Compiled final : public Model {
   }
 
  private:
+  // A package's code reads its inputs by the types and sizes that it was compiled for, past their ends where they are
+  // smaller. It compares them first only if this is set, which it looks up at its first call.
+  static void check_inputs() { c10::utils::set_env("AOTI_RUNTIME_CHECK_INPUTS", "1", false); }
+
   torch::inductor::AOTIModelPackageLoader loader_;
 };
 
