@@ -1,7 +1,7 @@
 //! Compiles the shim against the libtorch that `torch-sys` found, and tells dependents where its libraries are.
 use std::path::PathBuf;
 
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "attention",
     "crew",
     "decode",
@@ -10,6 +10,7 @@ const SOURCES: [&str; 14] = [
     "fused",
     "linear",
     "matrix",
+    "opaque",
     "panel_linear",
     "panels",
     "product",
@@ -17,6 +18,22 @@ const SOURCES: [&str; 14] = [
     "text",
     "varlen_attention",
 ];
+
+// A library of nothing but the name `libtorch.so`. What AOTInductor compiles asks for that name, and set-up has no library
+// to it: see `shim/opaque.cpp`. Only where the dynamic linker goes by such names.
+fn name_libtorch(build: &cc::Build, stub: &std::path::Path) -> std::io::Result<()> {
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
+        return std::fs::write(stub, []);
+    }
+    let source = stub.with_extension("cpp");
+    std::fs::write(&source, "")?;
+    let mut compile = build.try_get_compiler().map_err(std::io::Error::other)?.to_command();
+    compile.args(["-shared", "-nostdlib", "-Wl,-soname,libtorch.so", "-o"]).arg(stub).arg(&source);
+    match compile.status()?.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::other("the compiler refused")),
+    }
+}
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");
@@ -52,6 +69,11 @@ fn main() {
         return;
     }
     build.file(unit);
+    let stub = PathBuf::from(std::env::var("OUT_DIR").unwrap_or_default()).join("libtorch_name.so");
+    if let Err(error) = name_libtorch(&build, &stub) {
+        println!("cargo:error=cannot write {}: {error}", stub.display());
+        return;
+    }
     build.compile("tidemill_torch");
     // After the shim's archive, which needs them.
     println!("cargo:rustc-link-lib=torch_cpu");

@@ -18,6 +18,7 @@ pub mod generation;
 mod init;
 pub mod layers;
 pub mod manifest;
+pub mod opaque;
 pub mod package;
 mod parameters;
 mod pipeline;

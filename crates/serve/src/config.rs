@@ -25,11 +25,14 @@ use crate::repository::RepositoryConfig;
 pub struct ServerConfig {
     /// Where to listen. Port 0 takes a free one. Default: `127.0.0.1:8080`.
     pub address: SocketAddr,
-    /// Packages and checkpoints to serve, one model each: a folder or a `.gguf` file, or `NAME=PATH` to give a checkpoint
-    /// another name than its file's. Default: none.
+    /// Packages and checkpoints to serve, one model each: a folder, a `.gguf`, `.pt` or `.pt2` file, or
+    /// `builtin:identity`; `NAME=PATH` gives another name than the file's. Default: none.
     pub packages: Vec<ModelPath>,
     /// A folder of models that come and go while the server runs. Default: none.
     pub repository: Option<RepositoryConfig>,
+    /// Whether TorchScript modules (`.pt`) and AOTInductor packages (`.pt2`) are opened: both run code of their own, with
+    /// all that this process may do. Default: false.
+    pub allow_code: bool,
     /// Threads that libtorch uses within one operation of one model. Default (absent): the processors that this process may
     /// use, shared out between the models, at least one each.
     pub threads: Option<i32>,
@@ -129,6 +132,7 @@ impl Default for ServerConfig {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             packages: Vec::new(),
             repository: None,
+            allow_code: false,
             threads: None,
             keys: None,
             max_batch_size: 64,

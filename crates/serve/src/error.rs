@@ -16,7 +16,7 @@ pub enum ServeError {
         problem: String,
     },
     /// Nothing to serve.
-    #[error("there is nothing to serve; name at least one package, checkpoint folder or .gguf file")]
+    #[error("there is nothing to serve; name at least one package, checkpoint folder or model file")]
     NoModels,
     /// The address is taken.
     #[error(
@@ -52,6 +52,16 @@ pub enum ServeError {
         path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,
+    },
+    /// A file that runs code of its own, which the operator has not allowed.
+    #[error(
+        "{}: a TorchScript module (.pt) or AOTInductor package (.pt2) runs code of its own when it is opened and called, \
+         and is refused without leave; if you trust where it comes from, give --allow-code or write allow_code = true",
+        path.display()
+    )]
+    CodeNotAllowed {
+        /// The file.
+        path: PathBuf,
     },
     /// A model of the program's own cannot be opened.
     #[error("cannot open the model {model:?}: {reason}")]

@@ -2,6 +2,8 @@
 
 use crate::batch::BatchHandle;
 use crate::generation::GeneratorHandle;
+use crate::identity::IdentityHandle;
+use crate::opaque::OpaqueHandle;
 use crate::statistics::Statistics;
 use crate::tasks::{EmbedInput, Entity, RerankInput, TextToTextAnswer, TextToTextInput};
 use crate::thread::Readiness;
@@ -74,6 +76,8 @@ pub(crate) enum Model {
     Entities(EntitiesHandle),
     TextToText(TextToTextHandle),
     Generator(GeneratorHandle),
+    Opaque(OpaqueHandle),
+    Identity(IdentityHandle),
 }
 
 macro_rules! each {
@@ -85,6 +89,8 @@ macro_rules! each {
             Model::Entities($handle) => $body,
             Model::TextToText($handle) => $body,
             Model::Generator($handle) => $body,
+            Model::Opaque($handle) => $body,
+            Model::Identity($handle) => $body,
         }
     };
 }
@@ -124,6 +130,8 @@ impl Model {
             Model::Entities(_) => EntitiesHandle::DOES,
             Model::TextToText(_) => TextToTextHandle::DOES,
             Model::Generator(_) => GeneratorHandle::DOES,
+            Model::Opaque(_) => OpaqueHandle::DOES,
+            Model::Identity(_) => IdentityHandle::DOES,
         }
     }
 }
@@ -157,6 +165,8 @@ kind!(EmbedderHandle, Embedder, "embeds texts");
 kind!(RerankerHandle, Reranker, "scores texts by a query");
 kind!(EntitiesHandle, Entities, "finds entities");
 kind!(TextToTextHandle, TextToText, "turns texts into texts");
+kind!(OpaqueHandle, Opaque, "takes and gives tensors");
+kind!(IdentityHandle, Identity, "gives tensors back");
 
 impl Kind for GeneratorHandle {
     const DOES: &'static str = "generates text";

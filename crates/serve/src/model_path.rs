@@ -7,7 +7,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The folder of a package or a checkpoint, or a `.gguf` file; with the name that the model has on the wire, where it is
+/// What a path to a model of the server's own begins with.
+const BUILTIN: &str = "builtin:";
+
+/// The folder of a package or a checkpoint, a model's file, or `builtin:NAME`; with the name that the model has on the wire, where it is
 /// not to be the manifest's or the file's.
 ///
 /// ```
@@ -28,18 +31,30 @@ pub struct ModelPath {
 }
 
 impl ModelPath {
-    /// What the model is called when nothing else names it: the folder's name, or the file's without `.gguf`.
+    /// What the model is called when nothing else names it: the folder's name, or the file's without its ending.
     pub fn label(&self) -> String {
         if let Some(name) = &self.name {
             return name.clone();
         }
-        let is_file = self.path.extension().is_some_and(|extension| extension == "gguf");
+        if let Some(name) = self.builtin() {
+            return name.to_owned();
+        }
+        let is_file =
+            self.path.extension().is_some_and(|ending| ["gguf", "pt", "pt2"].iter().any(|known| ending == *known));
         let name = if is_file { self.path.file_stem() } else { self.path.file_name() };
         name.unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
     }
 
+    /// The name of a model of the server's own, which no path leads to.
+    pub fn builtin(&self) -> Option<&str> {
+        self.path.to_str()?.strip_prefix(BUILTIN)
+    }
+
     /// The same, a path that is relative taken from `folder`.
     pub fn within(&self, folder: &Path) -> ModelPath {
+        if self.builtin().is_some() {
+            return self.clone();
+        }
         ModelPath { path: folder.join(&self.path), ..self.clone() }
     }
 }
@@ -112,5 +127,9 @@ mod tests {
         assert_eq!(ModelPath::from("/runs/lr=0.1/package").name, None);
         let within = ModelPath::from("chat=a.gguf").within(Path::new("/models"));
         assert_eq!(within.to_string(), "chat=/models/a.gguf");
+        assert_eq!(ModelPath::from("a/scorer.pt2").label(), "scorer");
+        let identity = ModelPath::from("builtin:identity").within(Path::new("/models"));
+        assert_eq!((identity.builtin(), identity.label().as_str()), (Some("identity"), "identity"));
+        assert_eq!(ModelPath::from("echo=builtin:identity").label(), "echo");
     }
 }

@@ -2,9 +2,11 @@
 //! are loaded, batched or run. What gRPC and HTTP both do stands here or beside the gRPC service.
 
 mod chat;
+mod contents;
 pub(crate) mod embedding;
 mod entities;
 pub(crate) mod generation;
+mod opaque;
 pub(crate) mod open_inference;
 mod stream;
 mod tensors;

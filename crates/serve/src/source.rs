@@ -32,11 +32,24 @@ impl fmt::Debug for ModelSource {
 
 impl ModelSource {
     /// A package or a checkpoint: what kind of model it is, its manifest or its config says. It is opened, and asked once,
-    /// before the server is ready.
+    /// before the server is ready. A `.pt` or `.pt2` file is opened by [`ServerConfig::allow_code`] alone; `builtin:identity`
+    /// is no file but the model that gives back what it is given.
     pub fn path(path: impl Into<ModelPath>) -> ModelSource {
         let path = path.into();
         let place = path.path.display().to_string();
         let start: Start = Box::new(move |config, metrics| {
+            if let Some(name) = path.builtin() {
+                return match name {
+                    "identity" => crate::identity::start(&path),
+                    _ => {
+                        let reason = "no such model is built in; there is builtin:identity".to_owned();
+                        Err(ServeError::Open { path: path.path, reason })
+                    }
+                };
+            }
+            if let Some(form) = tidemill_model::opaque::form(&path.path).filter(|_| !path.path.is_dir()) {
+                return crate::opaque::start(path, form, config, metrics);
+            }
             if crate::package::is_package(&path.path) {
                 let threads = config.threads.unwrap_or(1);
                 let label = path.label();

@@ -11,6 +11,22 @@ pub(crate) type Input = *const C_tensor;
 /// The shim's `Matrix`, which it alone looks into.
 pub(crate) type RawMatrix = *mut c_void;
 
+/// The shim's `opaque::Model` and what one call of it gave, which it alone looks into.
+pub(crate) type RawOpaque = *mut c_void;
+pub(crate) type RawOutputs = *mut c_void;
+
+/// One tensor of a call of an opaque model: the shim's `opaque::Input`.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct RawInput {
+    pub(crate) scalar_type: i32,
+    pub(crate) dims: i64,
+    pub(crate) shape: *const i64,
+    pub(crate) pieces: i64,
+    pub(crate) data: *const *const u8,
+    pub(crate) sizes: *const i64,
+}
+
 unsafe extern "C" {
     fn tm_free(text: Message);
     pub(crate) safe fn tm_onednn_available() -> bool;
@@ -184,6 +200,34 @@ unsafe extern "C" {
         first: bool,
     ) -> Message;
     pub(crate) fn tm_adagrad(lists: *const *const Input, count: i64, options: *const f64) -> Message;
+    pub(crate) fn tm_opaque_open_script(result: *mut RawOpaque, path: *const c_char) -> Message;
+    pub(crate) fn tm_opaque_open_compiled(
+        result: *mut RawOpaque,
+        path: *const c_char,
+        stub: *const u8,
+        stub_size: i64,
+    ) -> Message;
+    pub(crate) fn tm_opaque_free(model: RawOpaque);
+    pub(crate) fn tm_opaque_arguments(names: *mut Message, required: *mut i64, model: RawOpaque) -> Message;
+    pub(crate) fn tm_opaque_run(
+        result: *mut RawOutputs,
+        model: RawOpaque,
+        inputs: *const RawInput,
+        count: i64,
+    ) -> Message;
+    pub(crate) fn tm_outputs_count(outputs: RawOutputs) -> i64;
+    pub(crate) fn tm_outputs_describe(
+        outputs: RawOutputs,
+        index: i64,
+        name: *mut *const c_char,
+        scalar_type: *mut i32,
+        dims: *mut i64,
+        shape: *mut *const i64,
+        data: *mut *const u8,
+        bytes: *mut i64,
+    );
+    pub(crate) fn tm_outputs_free(outputs: RawOutputs);
+
     pub(crate) fn tm_clear_gradients(tensors: *const Input, count: i64) -> Message;
 }
 
@@ -194,14 +238,19 @@ pub(crate) fn pointer(tensor: Option<&Tensor>) -> Input {
 
 /// Turns the shim's answer into a result.
 pub(crate) fn check(message: Message) -> Result<(), TchError> {
+    text(message).map_or(Ok(()), |text| Err(TchError::Torch(text)))
+}
+
+/// A text that the shim gave away, or null.
+pub(crate) fn text(message: Message) -> Option<String> {
     if message.is_null() {
-        return Ok(());
+        return None;
     }
     // SAFETY: a non-null message is a NUL-terminated string that the shim allocated and gave away.
     let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
     // SAFETY: as above, and it is not used after this.
     unsafe { tm_free(message) };
-    Err(TchError::Torch(text))
+    Some(text)
 }
 
 /// Runs a shim function that stores one tensor; `None` where it stored none.

@@ -26,6 +26,7 @@ mod ffi;
 pub mod fused;
 mod linear;
 mod matrix;
+pub mod opaque;
 mod packed;
 mod recurrent;
 mod text;

@@ -15,8 +15,8 @@ use crate::commands::print_json;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Package folders, Hugging Face folders and .gguf files, besides those that --config names; NAME=PATH gives one
-    /// another name on the wire
+    /// Package folders, Hugging Face folders, .gguf, .pt and .pt2 files, besides those that --config names; NAME=PATH gives
+    /// one another name on the wire; builtin:identity gives back what it is given
     #[arg(required_unless_present_any = ["config", "repository"], value_name = "MODEL")]
     packages: Vec<String>,
 
@@ -39,6 +39,10 @@ pub(crate) struct Arguments {
     /// API keys, TOML, as `tidemill key new` prints them; every call but a probe then needs one. Read again when it changes
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+
+    /// Open TorchScript (.pt) and AOTInductor (.pt2) files, which run code of their own: only from where you trust
+    #[arg(long)]
+    allow_code: bool,
 
     /// Most texts that run as one batch
     #[arg(long, value_name = "TEXTS")]
@@ -98,6 +102,7 @@ Examples:
   tidemill serve run/package --address 0.0.0.0:8080 --threads 4
   tidemill serve --repository models --poll
   tidemill serve chat=SmolLM2-135M-Instruct.Q4_1.gguf --max-sequences 32
+  tidemill serve scorer.pt --allow-code
   grpcurl -plaintext 127.0.0.1:8080 list
   grpcurl -plaintext -d '{\"texts\": [\"a fine film\"]}' 127.0.0.1:8080 tidemill.v1.TextClassification/Classify
 
@@ -145,6 +150,7 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
         config.max_delay = Duration::from_millis(delay);
     }
     config.keys = arguments.keys.or(config.keys);
+    config.allow_code |= arguments.allow_code;
     config.threads = arguments.threads.or(config.threads);
     config.precision = arguments.precision.map(CheckpointPrecision::from).or(config.precision);
     config.max_context = arguments.max_context.or(config.max_context);

@@ -7,13 +7,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+/// Endings of models that are one file.
+const FILES: [&str; 3] = ["gguf", "pt", "pt2"];
+
 /// Files of a version that are looked at, to tell whether it changed.
 const MAX_FILES: usize = 10_000;
 
 /// One version of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {
-    /// The folder, or the `.gguf` file in it.
+    /// The folder, or the one file in it that is a model.
     pub(super) path: PathBuf,
     /// Bytes of all its files.
     pub(super) bytes: u64,
@@ -70,7 +73,7 @@ fn version(folder: &Path) -> io::Result<Version> {
         }
     }
     found.files.sort();
-    let mut alone = found.files.iter().filter(|(path, ..)| path.extension().is_some_and(|ending| ending == "gguf"));
+    let mut alone = found.files.iter().filter(|(path, ..)| path.extension().is_some_and(|ending| FILES.iter().any(|file| ending == *file)));
     if let (Some((file, ..)), None) = (alone.next(), alone.next())
         && !folder.join("config.json").exists()
     {

@@ -30,7 +30,7 @@ pub(crate) use shared_memory::Regions;
 use super::tensors::{
     self, EMBEDDING, ENTITIES, GENERATED_TEXT, LABEL, PROBABILITIES, QUERY, SCORE, TEXT, Values, add,
 };
-use super::{Base, admitted, answer, embedding, entities, generation, most_probable};
+use super::{Base, admitted, answer, embedding, entities, generation, most_probable, opaque};
 use crate::admission::Admitted;
 use crate::generation::tool_choice::CallReader;
 use crate::generation::{GenerateRequest, GeneratorHandle, Input, SamplingConfig};
@@ -38,8 +38,6 @@ use crate::model::{ClassifierHandle, EmbedderHandle, EntitiesHandle, Model, Rera
 use crate::refusal::Refusal;
 use crate::tasks::{Purpose, TextOrTokens, TextToTextInput};
 
-/// What the protocol calls the framework of a model: libtorch on safetensors.
-const PLATFORM: &str = "tidemill_safetensors";
 const METHOD: &str = "ModelInfer";
 
 /// The extensions of the protocol that this server has, by the names that Triton gives them.
@@ -76,6 +74,11 @@ impl Base {
     async fn run(&self, request: ModelInferRequest, admitted: &Admitted) -> Result<ModelInferResponse, Refusal> {
         let model = self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name").await?;
         let model = &model;
+        match model {
+            Model::Opaque(model) => return opaque::infer(METHOD, model, request, admitted).await,
+            Model::Identity(_) => return opaque::echo(model, request),
+            _ => {}
+        }
         let wanted = tensors::requested(&request, tensors::outputs(model))?;
         let mut outputs = match model {
             Model::Classifier(model) => self.classified(model, &request, admitted).await?,
@@ -84,6 +87,7 @@ impl Base {
             Model::Entities(model) => self.found(model, &request, admitted).await?,
             Model::TextToText(model) => self.rewritten(model, &request, admitted).await?,
             Model::Generator(model) => self.generated(model, &request, admitted).await?,
+            Model::Opaque(_) | Model::Identity(_) => Outputs::new(),
         };
         let mut response = tensors::response(model.info(), &request);
         for name in wanted {
@@ -376,7 +380,7 @@ impl GrpcInferenceService for Base {
         Ok(Response::new(ModelMetadataResponse {
             name: info.name.clone(),
             versions: versions.map(|model| model.info().version.clone()).collect(),
-            platform: PLATFORM.to_owned(),
+            platform: tensors::platform(&model).to_owned(),
             inputs: tensors::input_metadata(&model),
             outputs: tensors::output_metadata(&model),
         }))

@@ -1,6 +1,7 @@
 //! Models as tensors of the Open Inference Protocol: which tensors each kind takes and gives, reading texts out of a
 //! request, and writing answers into a response.
 
+use tidemill_model::opaque::{Form, TensorSignature};
 use tidemill_proto::inference::model_infer_request::InferInputTensor;
 use tidemill_proto::inference::model_infer_response::InferOutputTensor;
 use tidemill_proto::inference::model_metadata_response::TensorMetadata;
@@ -11,6 +12,7 @@ use tidemill_proto::tensor::{
 };
 
 use super::TextLimits;
+use crate::identity;
 use crate::model::{Model, ModelInfo};
 use crate::refusal::Refusal;
 
@@ -28,10 +30,12 @@ pub(super) const GENERATED_TEXT: &str = "generated_text";
 const UNSUPPORTED: [&str; 4] =
     ["classification", "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"];
 
-/// What the model takes: BYTES all of them.
+/// What the model takes, of those whose tensors are the same for all of a kind: BYTES but for the identity model's.
 pub(super) fn inputs(model: &Model) -> &'static [&'static str] {
     match model {
         Model::Reranker(_) => &[QUERY, TEXT],
+        Model::Opaque(_) => &[],
+        Model::Identity(_) => &[identity::INPUT],
         _ => &[TEXT],
     }
 }
@@ -44,13 +48,34 @@ pub(super) fn outputs(model: &Model) -> &'static [&'static str] {
         Model::Reranker(_) => &[SCORE],
         Model::Entities(_) => &[ENTITIES],
         Model::TextToText(_) | Model::Generator(_) => &[GENERATED_TEXT],
+        Model::Opaque(_) => &[],
+        Model::Identity(_) => &[identity::OUTPUT],
+    }
+}
+
+/// What the protocol calls the framework of a model.
+pub(super) fn platform(model: &Model) -> &'static str {
+    match model {
+        Model::Opaque(model) => match model.form {
+            Form::TorchScript => "pytorch_torchscript",
+            Form::AotInductor => "pytorch_aotinductor",
+        },
+        Model::Identity(_) => "tidemill_identity",
+        _ => "tidemill_safetensors",
     }
 }
 
 /// The inputs as metadata has them.
 pub(super) fn input_metadata(model: &Model) -> Vec<TensorMetadata> {
-    let shape = |name: &str| if name == QUERY { [1] } else { [-1] };
-    inputs(model).iter().map(|name| tensor_metadata(name, Datatype::Bytes, &shape(name))).collect()
+    let input = |name: &&'static str| match *name {
+        identity::INPUT => tensor_metadata(name, Datatype::Fp32, &[-1]),
+        QUERY => tensor_metadata(name, Datatype::Bytes, &[1]),
+        _ => tensor_metadata(name, Datatype::Bytes, &[-1]),
+    };
+    match model {
+        Model::Opaque(model) => model.signature.inputs.iter().map(signed).collect(),
+        _ => inputs(model).iter().map(input).collect(),
+    }
 }
 
 /// The outputs as metadata has them.
@@ -59,14 +84,23 @@ pub(super) fn output_metadata(model: &Model) -> Vec<TensorMetadata> {
     let output = |name: &&'static str| match *name {
         PROBABILITIES => tensor_metadata(name, Datatype::Fp32, &[-1, labels]),
         EMBEDDING => tensor_metadata(name, Datatype::Fp32, &[-1, -1]),
-        SCORE => tensor_metadata(name, Datatype::Fp32, &[-1]),
+        SCORE | identity::OUTPUT => tensor_metadata(name, Datatype::Fp32, &[-1]),
         _ => tensor_metadata(name, Datatype::Bytes, &[-1]),
     };
-    outputs(model).iter().map(output).collect()
+    match model {
+        Model::Opaque(model) => model.signature.outputs.iter().map(signed).collect(),
+        _ => outputs(model).iter().map(output).collect(),
+    }
+}
+
+// As a signature has it: a type that it leaves open is empty, and so is a shape.
+fn signed(tensor: &TensorSignature) -> TensorMetadata {
+    let datatype = tensor.datatype.map_or_else(String::new, |element| element.name().to_owned());
+    TensorMetadata { name: tensor.name.clone(), datatype, shape: tensor.shape.clone().unwrap_or_default() }
 }
 
 /// The outputs that a request asks for, in its order; all of them when it names none.
-pub(super) fn requested(request: &ModelInferRequest, all: &[&'static str]) -> Result<Vec<&'static str>, Refusal> {
+pub(super) fn requested<'a>(request: &ModelInferRequest, all: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     if request.outputs.is_empty() {
         return Ok(all.to_vec());
     }
@@ -238,7 +272,8 @@ fn strings<'a>(
     Ok(texts)
 }
 
-fn check_parameters<'a>(
+/// Refuses parameters of a tensor that would change where its bytes are or what they mean.
+pub(super) fn check_parameters<'a>(
     names: impl IntoIterator<Item = &'a String>,
     field: impl FnOnce() -> String,
 ) -> Result<(), Refusal> {
