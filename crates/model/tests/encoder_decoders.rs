@@ -202,6 +202,7 @@ fn run(engine: &mut EncoderDecoderEngine) -> Answers {
                         answers.insert((request, sample), (found.tokens, Some(found.score)));
                     }
                 }
+                Event::Started { .. } => {}
                 Event::Failed { problem, .. } => panic!("{problem}"),
             }
         }

@@ -105,6 +105,7 @@ fn run(engine: &mut Engine) -> BTreeMap<(RequestId, usize), (Vec<u32>, Option<Fi
                         answers.insert((request, sample), (hypothesis.tokens, Some(FinishReason::Length)));
                     }
                 }
+                Event::Started { .. } => {}
                 Event::Failed { problem, .. } => panic!("{problem}"),
             }
         }
@@ -143,6 +144,21 @@ fn prompts_that_begin_alike_are_read_once() {
     }
     assert_eq!(engine.state().shared_tokens, 48);
     assert_eq!(engine.state().prompt_tokens, 25 + 1 + 1);
+
+    // Each is told its own share, once, whatever it loses later.
+    let mut shares = BTreeMap::new();
+    let other = prompt(2, 24);
+    let asked = [&begins, &other].map(|prompt| engine.submit(request(prompt, 5)).unwrap());
+    while !engine.is_idle() {
+        for event in engine.step().unwrap() {
+            if let Event::Started { request, shared_tokens } = event {
+                assert_eq!(shares.insert(request, shared_tokens), None);
+            }
+        }
+    }
+    // One token of the prompt is always run, and blocks are shared whole.
+    let block = small().block_size;
+    assert_eq!(shares, BTreeMap::from([(asked[0], 23 / block * block), (asked[1], 0)]));
 }
 
 #[test]

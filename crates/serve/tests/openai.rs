@@ -147,6 +147,11 @@ async fn a_chat_is_answered_whole_and_streamed() {
     let (_, written) = post(server.address, COMPLETIONS, written).await;
     assert_eq!(written["choices"][0]["text"], choice["message"]["content"]);
     assert_eq!(written["usage"]["prompt_tokens"], usage["prompt_tokens"]);
+    // It was read before: its whole blocks are found, but for its last token, which is always run.
+    let cached = |usage: &Value| usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert_eq!(cached(usage), 0, "{usage}");
+    assert_eq!(cached(&written["usage"]), (prompt_tokens - 1) / 32 * 32, "{written}");
+    assert!(prompt_tokens > 32, "the prompt has less than a block");
 
     let counted = with(body.clone(), json!({"stream_options": {"include_usage": true}}));
     let chunks_with_usage = chunks(server.address, CHAT, counted).await;

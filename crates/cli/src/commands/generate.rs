@@ -260,6 +260,6 @@ pub(crate) fn run_one(
 /// How fast it was, in words.
 pub(crate) fn speed(usage: Usage, seconds: f64) -> String {
     let rate = usage.completion_tokens as f64 / seconds.max(1e-9);
-    let Usage { prompt_tokens, completion_tokens } = usage;
+    let Usage { prompt_tokens, completion_tokens, .. } = usage;
     format!("{prompt_tokens} tokens read, {completion_tokens} written in {seconds:.1} s: {rate:.1} a second")
 }

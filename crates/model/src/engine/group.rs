@@ -137,6 +137,8 @@ pub(super) struct Group {
     pub(super) request: Request,
     pub(super) sequences: Vec<Sequence>,
     pub(super) beams: Option<BeamSearch>,
+    /// Whether it has had its turn, even if it lost its memory since.
+    pub(super) started: bool,
 }
 
 impl Group {
@@ -144,7 +146,7 @@ impl Group {
     pub(super) fn new(id: RequestId, request: Request) -> Group {
         let mut first = Sequence::new(request.prompt.clone());
         first.constraint = request.constraint.clone();
-        Group { id, request, sequences: vec![first], beams: None }
+        Group { id, request, sequences: vec![first], beams: None, started: false }
     }
 
     /// How many sequences it will have.

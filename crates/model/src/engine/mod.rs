@@ -91,6 +91,13 @@ impl Request {
 /// What a step brought.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// A decoder's request has its turn, for the first time.
+    Started {
+        /// Which.
+        request: RequestId,
+        /// How many of its prompt's tokens were found in the cache.
+        shared_tokens: usize,
+    },
     /// The next token of an answer.
     Token {
         /// Of which request.
@@ -335,8 +342,8 @@ impl TokenEngine for Engine {
     }
 
     fn step(&mut self) -> Result<Vec<Event>, ModelError> {
-        self.admit();
         let mut events = Vec::new();
+        self.admit(&mut events);
         let plan = self.plan(&mut events);
         if plan.parts.is_empty() {
             return Ok(events);
@@ -357,7 +364,7 @@ impl TokenEngine for Engine {
 
 impl Engine {
     /// Lets requests in while there is room, each with what the cache has of its beginning.
-    fn admit(&mut self) {
+    fn admit(&mut self, events: &mut Vec<Event>) {
         let mut running: usize = self.running.iter().map(Group::width).sum();
         while let Some(next) = self.waiting.next() {
             let wanted =
@@ -373,6 +380,11 @@ impl Engine {
                     sequence.find_prefix(&mut self.blocks);
                     self.state.shared_tokens += sequence.cached as u64;
                 }
+            }
+            if !group.started {
+                group.started = true;
+                let shared_tokens = group.sequences.iter().map(|sequence| sequence.cached).sum();
+                events.push(Event::Started { request: group.id, shared_tokens });
             }
             self.running.push(group);
         }
@@ -551,7 +563,7 @@ fn advance_beams(
     (blocks, longest): (&mut Blocks, usize),
     events: &mut Vec<Event>,
 ) -> Result<Vec<usize>, SamplingError> {
-    let Group { id, request, sequences, beams } = group;
+    let Group { id, request, sequences, beams, .. } = group;
     let search = match beams {
         Some(search) => search,
         None => beams.insert(BeamSearch::new(

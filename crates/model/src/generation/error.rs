@@ -28,8 +28,8 @@ pub enum SamplingError {
 
     /// Every token is ruled out by constraints, bans and biases together.
     #[error(
-        "no token is left to choose from: \"no_repeat_ngram_size\", \"suppress_tokens\", \"min_tokens\" and the \
-         constraint on the output together rule out every one"
+        "no token is left to choose from: \"no_repeat_ngram_size\", \"bad_words_ids\", \"suppress_tokens\", \"min_tokens\" \
+         and the constraint on the output together rule out every one"
     )]
     NothingLeft,
 }

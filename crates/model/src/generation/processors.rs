@@ -15,6 +15,7 @@ pub(super) struct Processors {
     presence: f32,
     frequency: f32,
     ngram: usize,
+    words: Vec<Vec<u32>>,
     min_tokens: usize,
     ends: Vec<u32>,
     forced_bos: Option<u32>,
@@ -27,12 +28,14 @@ impl Processors {
         config.check()?;
         config.check_tokens(vocabulary)?;
         let own = if config.ignore_eos { &[] } else { eos };
+        let bans = |word: &&Vec<u32>| !matches!(word.as_slice(), [token] if eos.contains(token));
         Ok(Processors {
             bias: config.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),
             repetition: config.repetition_penalty,
             presence: config.presence_penalty,
             frequency: config.frequency_penalty,
             ngram: config.no_repeat_ngram_size,
+            words: config.bad_words_ids.iter().filter(bans).cloned().collect(),
             min_tokens: config.min_tokens,
             ends: own.iter().chain(&config.stop_token_ids).copied().collect(),
             forced_bos: config.forced_bos_token_id,
@@ -58,7 +61,7 @@ impl Processors {
     /// The prompt as these steps need it.
     pub(super) fn history(&self, prompt: &[u32]) -> History {
         let mut history = History {
-            tokens: (self.ngram > 0).then(Vec::new),
+            tokens: (self.ngram > 0 || !self.words.is_empty()).then(Vec::new),
             seen: self.penalises().then(Seen::default),
             prompt: prompt.len(),
             generated: 0,
@@ -77,6 +80,7 @@ impl Processors {
         }
         if let Some(tokens) = &history.tokens {
             ban_repeats(tokens, self.ngram, logits);
+            ban_words(tokens, &self.words, logits);
         }
         if history.generated < self.min_tokens {
             ban(logits, &self.ends);
@@ -112,7 +116,7 @@ impl Processors {
 /// What a sequence has been so far, as far as the processors ask.
 #[derive(Clone, Debug)]
 pub(super) struct History {
-    /// Every token, where sequences of them must not repeat.
+    /// Every token, where sequences of them must not repeat or occur.
     tokens: Option<Vec<u32>>,
     seen: Option<Seen>,
     prompt: usize,
@@ -164,8 +168,22 @@ fn ban(logits: &mut [f32], tokens: &[u32]) {
     tokens.iter().for_each(|&token| change(logits, token, |_| f32::NEG_INFINITY));
 }
 
-/// Rules out every token that would end a sequence of `size` tokens a second time.
+/// Rules out every token that would complete one of `words`.
+fn ban_words(tokens: &[u32], words: &[Vec<u32>], logits: &mut [f32]) {
+    for word in words {
+        if let Some((&last, before)) = word.split_last()
+            && tokens.ends_with(before)
+        {
+            change(logits, last, |_| f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// Rules out every token that would end a sequence of `size` tokens a second time; none where `size` is 0.
 fn ban_repeats(tokens: &[u32], size: usize, logits: &mut [f32]) {
+    if size == 0 {
+        return;
+    }
     if size == 1 {
         return ban(logits, tokens);
     }
@@ -239,6 +257,31 @@ mod tests {
         assert_eq!(kept(processed(config.clone(), &[2], &[])), [5]);
         assert_eq!(kept(processed(config.clone(), &[2], &[5])), [0, 1, 2, 3, 4, 5, 6, 7, 9]);
         assert_eq!(kept(processed(config, &[2], &[5, 1])), [9]);
+    }
+
+    /// As `NoBadWordsLogitsProcessor` of transformers 5.24 has it.
+    #[test]
+    fn bad_words_are_not_completed() {
+        let config = |words: &[&[u32]]| SamplingConfig {
+            bad_words_ids: words.iter().map(|word| word.to_vec()).collect(),
+            ..SamplingConfig::default()
+        };
+        let banned = |words: &[&[u32]], prompt: &[u32], output: &[u32]| -> Vec<usize> {
+            let logits = processed(config(words), prompt, output);
+            (0..10).filter(|&token| logits[token] == f32::NEG_INFINITY).collect()
+        };
+        let words: &[&[u32]] = &[&[7], &[1, 2, 3], &[2, 4], &[2, 9], &[9]];
+        assert_eq!(banned(words, &[5], &[]), [7], "the end of the sequence, 9, is no bad word by itself");
+        assert_eq!(banned(words, &[1, 2], &[]), [3, 4, 7, 9], "a word may begin in the prompt, and be all of it");
+        assert_eq!(banned(words, &[1], &[2]), [3, 4, 7, 9]);
+        assert_eq!(banned(words, &[2], &[1]), [7], "the order matters");
+        assert_eq!(banned(words, &[2], &[]), [4, 7, 9], "a word longer than what there is bans nothing");
+        assert_eq!(banned(words, &[1, 2], &[5]), [7]);
+        // A forced token comes all the same.
+        let forced = SamplingConfig { forced_bos_token_id: Some(7), ..config(words) };
+        assert_eq!(processed(forced, &[1], &[])[7], 0.0);
+        let outside = Processors::new(&config(&[&[1, 10]]), &[], 10).unwrap_err().to_string();
+        assert!(outside.contains("\"bad_words_ids\" names token 10"), "{outside}");
     }
 
     #[test]

@@ -24,9 +24,9 @@ const ALTERNATIVES: usize = 100;
 /// distribution.
 ///
 /// What each key does to the logits follows `transformers`, in its order: `logit_bias`, `repetition_penalty`, then
-/// `frequency_penalty` and `presence_penalty` (as OpenAI and vLLM define them), `no_repeat_ngram_size`, `min_tokens`,
-/// `forced_bos_token_id`, `forced_eos_token_id`, `suppress_tokens`, then `temperature`, `top_k`, `top_p`, `min_p`,
-/// `typical_p`.
+/// `frequency_penalty` and `presence_penalty` (as OpenAI and vLLM define them), `no_repeat_ngram_size`, `bad_words_ids`,
+/// `min_tokens`, `forced_bos_token_id`, `forced_eos_token_id`, `suppress_tokens`, then `temperature`, `top_k`, `top_p`,
+/// `min_p`, `typical_p`.
 ///
 /// ```
 /// use tidemill_model::generation::SamplingConfig;
@@ -60,6 +60,9 @@ pub struct SamplingConfig {
     pub no_repeat_ngram_size: usize,
     /// Added to the logits of these tokens, from -100 to 100.
     pub logit_bias: BTreeMap<u32, f32>,
+    /// Sequences of tokens that the output never completes, also where the prompt holds their beginning. One of a single
+    /// token that ends the output bans nothing.
+    pub bad_words_ids: Vec<Vec<u32>>,
     /// Tokens that are never chosen.
     pub suppress_tokens: Vec<u32>,
     /// The token that comes second in an encoder-decoder's output, after its start token: the language, for many.
@@ -122,6 +125,7 @@ impl Default for SamplingConfig {
             frequency_penalty: 0.0,
             no_repeat_ngram_size: 0,
             logit_bias: BTreeMap::new(),
+            bad_words_ids: Vec::new(),
             suppress_tokens: Vec::new(),
             forced_bos_token_id: None,
             forced_eos_token_id: None,
@@ -200,6 +204,10 @@ impl SamplingConfig {
         let token = |key| present(json, key).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
         config.forced_bos_token_id = token("forced_bos_token_id");
         config.forced_eos_token_id = token("forced_eos_token_id");
+        if let Some(words) = present(json, "bad_words_ids") {
+            let wrong = |_| SamplingError::config("bad_words_ids", "must be a list of lists of tokens");
+            config.bad_words_ids = Vec::deserialize(words).map_err(wrong)?;
+        }
         config.suppress_tokens = suppressed(json);
         config.check()?;
         Ok(config)
@@ -247,6 +255,9 @@ impl SamplingConfig {
         at_most("no_repeat_ngram_size", self.no_repeat_ngram_size, 1024)?;
         at_most("logit_bias", self.logit_bias.len(), TOKENS)?;
         self.logit_bias.values().try_for_each(|&bias| within("logit_bias", bias, -100.0, 100.0))?;
+        at_most("bad_words_ids", self.bad_words_ids.iter().map(Vec::len).sum(), TOKENS)?;
+        let is_word = |word: &Vec<u32>| !word.is_empty();
+        check("bad_words_ids", self.bad_words_ids.iter().all(is_word), || "has a word of no tokens".to_string())?;
         at_most("suppress_tokens", self.suppress_tokens.len(), TOKENS)?;
         at_most("stop_token_ids", self.stop_token_ids.len(), TOKENS)?;
         at_most("stop", self.stop.len(), STOPS)?;
@@ -274,6 +285,7 @@ impl SamplingConfig {
             check(key, (token as usize) < vocabulary, || format!("names token {token}, and there are {vocabulary}"))
         };
         self.logit_bias.keys().try_for_each(|&token| inside("logit_bias", token))?;
+        self.bad_words_ids.iter().flatten().try_for_each(|&token| inside("bad_words_ids", token))?;
         self.suppress_tokens.iter().try_for_each(|&token| inside("suppress_tokens", token))?;
         self.forced_bos_token_id.map_or(Ok(()), |token| inside("forced_bos_token_id", token))?;
         self.forced_eos_token_id.map_or(Ok(()), |token| inside("forced_eos_token_id", token))
@@ -321,14 +333,8 @@ fn count(json: &Map<String, Value>, key: &'static str, place: &mut usize) -> Res
     Ok(true)
 }
 
-/// `suppress_tokens`, and those of `bad_words_ids` that are one token: the padding that Marian must not say.
 fn suppressed(json: &Map<String, Value>) -> Vec<u32> {
-    let list = |key| present(json, key).and_then(Value::as_array).cloned().unwrap_or_default();
-    let words = list("bad_words_ids").into_iter().filter_map(|word| match word.as_array().map(Vec::as_slice) {
-        Some([token]) => Some(token.clone()),
-        _ => None,
-    });
-    let tokens = list("suppress_tokens").into_iter().chain(words);
+    let tokens = present(json, "suppress_tokens").and_then(Value::as_array).into_iter().flatten();
     tokens.filter_map(|token| token.as_u64().and_then(|token| u32::try_from(token).ok())).collect()
 }
 
@@ -401,6 +407,7 @@ mod tests {
             ("length_penalty", json!(1e9)),
             ("logit_bias", json!({"3": 1000})),
             ("no_repeat_ngram_size", json!(100_000)),
+            ("bad_words_ids", json!([[3, 4], []])),
             ("stop", json!([""])),
             ("n", json!(0)),
             ("beams", json!(1000)),
@@ -437,7 +444,9 @@ mod tests {
         let config = SamplingConfig::from_generation_config(bart.as_object().unwrap(), Some(1)).unwrap();
         assert_eq!((config.beams, config.min_tokens, config.max_tokens), (4, 55, Some(141)));
         assert_eq!((config.early_stopping, config.temperature), (EarlyStopping::Yes, 0.0));
-        assert_eq!(config.suppress_tokens, [1]);
+        assert_eq!(config.bad_words_ids, [vec![1], vec![4, 5]]);
+        let wrong = json!({"bad_words_ids": [7]});
+        assert!(SamplingConfig::from_generation_config(wrong.as_object().unwrap(), None).is_err());
         let wrong = json!({"top_k": -1});
         assert!(SamplingConfig::from_generation_config(wrong.as_object().unwrap(), None).is_err());
     }

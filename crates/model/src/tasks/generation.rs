@@ -104,6 +104,8 @@ pub enum GeneratorError {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them whose keys and values were in the cache already; an encoder's never are.
+    pub shared_tokens: Option<usize>,
     /// Tokens that all answers have together.
     pub completion_tokens: usize,
 }
@@ -246,7 +248,7 @@ impl Generator {
     pub fn submit(&mut self, prepared: Prepared) -> Result<RequestId, Refused> {
         let Prepared { request, tools, echo } = prepared;
         let (sampling, eos) = (request.sampling.clone(), request.end_tokens.clone());
-        let usage = Usage { prompt_tokens: request.read_tokens(), completion_tokens: 0 };
+        let usage = Usage { prompt_tokens: request.read_tokens(), ..Usage::default() };
         let room = self.engine.longest().saturating_sub(request.prompt.len());
         let id = self.engine.submit(request)?;
         let answer = || Answer {
@@ -302,6 +304,11 @@ impl Generator {
         let mut outputs = Vec::with_capacity(events.len());
         for event in events {
             match event {
+                Event::Started { request, shared_tokens } => {
+                    if let Some(active) = self.active.get_mut(&request) {
+                        active.usage.shared_tokens = Some(shared_tokens);
+                    }
+                }
                 Event::Token { request, sample, chosen, finish } => {
                     outputs.extend(self.token(request, sample, chosen, finish));
                 }

@@ -288,6 +288,7 @@ impl Generator {
                             hypotheses.into_iter().map(|found| Beam { tokens: found.tokens, score: found.score });
                         outputs.insert(request, beams.collect());
                     }
+                    Event::Started { .. } => {}
                     Event::Failed { problem, .. } => return Err(Failure::Problem(problem)),
                 }
             }

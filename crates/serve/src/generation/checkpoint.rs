@@ -53,7 +53,7 @@ fn piece(output: Output) -> Piece {
     });
     let usage = usage.map(|usage| Usage {
         prompt_tokens: usage.prompt_tokens,
-        shared_tokens: None,
+        shared_tokens: usage.shared_tokens,
         completion_tokens: usage.completion_tokens,
     });
     Piece { sample, text, tool_calls, tokens, finish, usage }
