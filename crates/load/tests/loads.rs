@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
 use tidemill_load::{Arrivals, Connections, Length, Load, Requests, Spacing, Stopper, drive, never, plot};
+use tidemill_proto::inference;
 use tidemill_proto::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use tidemill_proto::inference::*;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -65,6 +66,71 @@ impl GrpcInferenceService for Echo {
     }
 
     async fn model_metadata(&self, _: Request<ModelMetadataRequest>) -> Result<Response<ModelMetadataResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ModelStreamInferStream = tokio_stream::Empty<Result<inference::ModelStreamInferResponse, Status>>;
+
+    async fn model_stream_infer(
+        &self,
+        _: Request<tonic::Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn model_config(
+        &self,
+        _: Request<inference::ModelConfigRequest>,
+    ) -> Result<Response<inference::ModelConfigResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn model_statistics(
+        &self,
+        _: Request<inference::ModelStatisticsRequest>,
+    ) -> Result<Response<inference::ModelStatisticsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn repository_index(
+        &self,
+        _: Request<inference::RepositoryIndexRequest>,
+    ) -> Result<Response<inference::RepositoryIndexResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn repository_model_load(
+        &self,
+        _: Request<inference::RepositoryModelLoadRequest>,
+    ) -> Result<Response<inference::RepositoryModelLoadResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        _: Request<inference::RepositoryModelUnloadRequest>,
+    ) -> Result<Response<inference::RepositoryModelUnloadResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<inference::SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<inference::SystemSharedMemoryStatusResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<inference::SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<inference::SystemSharedMemoryRegisterResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<inference::SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<inference::SystemSharedMemoryUnregisterResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 }

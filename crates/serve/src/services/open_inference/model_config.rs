@@ -8,7 +8,6 @@ use tidemill_proto::inference::{
     DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput, ModelTransactionPolicy,
 };
 
-use super::PLATFORM;
 use crate::model::Model;
 use crate::services::tensors;
 
@@ -34,7 +33,7 @@ pub(super) fn of(model: &Model, batching: Batching) -> ModelConfig {
     let delay = u64::try_from(batching.max_delay.as_micros()).unwrap_or(u64::MAX);
     ModelConfig {
         name: info.name.clone(),
-        platform: PLATFORM.to_owned(),
+        platform: tensors::platform(model).to_owned(),
         backend: "tidemill".to_owned(),
         input: input.collect(),
         output: output.collect(),
