@@ -129,7 +129,7 @@ impl Triton {
             .arg(repository.path())
             .arg("--backend-directory")
             .arg(home.join("backends"))
-            .args(["--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"])
+            .args(["--http-address=127.0.0.1", "--grpc-address=127.0.0.1"])
             .args([format!("--http-port={}", ports[0]), format!("--grpc-port={}", ports[1])])
             .arg(format!("--metrics-port={}", ports[2]))
             .env("LD_LIBRARY_PATH", folder.join("server/nvidia_pytriton.libs"))
