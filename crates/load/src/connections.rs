@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use h2::client::SendRequest;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, TE, USER_AGENT};
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use prost::bytes::{Buf as _, Bytes};
 use tokio::net::TcpStream;
 
@@ -66,6 +66,8 @@ struct Slot {
 #[derive(Debug)]
 struct Head {
     address: String,
+    infer: Uri,
+    stream: Uri,
     headers: HeaderMap,
 }
 
@@ -97,7 +99,12 @@ impl Connections {
                 .map_err(|reason| LoadError::Unreachable { address: address.clone(), reason })?;
             slots.push(Slot { current: Mutex::new((0, sender)), renewing: tokio::sync::Mutex::default() });
         }
-        Ok(Connections { slots: slots.into(), head: Arc::new(Head { address, headers }) })
+        let uri = |path| {
+            let parsed = format!("http://{address}{path}").parse::<Uri>();
+            parsed.map_err(|error| LoadError::Unreachable { address: address.clone(), reason: error.to_string() })
+        };
+        let (infer, stream) = (uri(INFER)?, uri(STREAM_INFER)?);
+        Ok(Connections { slots: slots.into(), head: Arc::new(Head { address, infer, stream, headers }) })
     }
 
     /// How many there are.
@@ -110,7 +117,7 @@ impl Connections {
         let slot = usize::try_from(turn % self.slots.len().max(1) as u64).unwrap_or(0);
         let slot = self.slots.get(slot).ok_or(CONNECTION)?;
         let (generation, sender) = slot.current();
-        let request = self.head.request(INFER, Some(deadline)).ok_or(CONNECTION)?;
+        let request = self.head.request(&self.head.infer, Some(deadline)).ok_or(CONNECTION)?;
         match tokio::time::timeout(deadline, exchange(sender, request, message)).await {
             Err(_) => Err(DEADLINE_EXCEEDED),
             Ok(Ok(answer)) => answer,
@@ -129,7 +136,7 @@ impl Connections {
         let slot = usize::try_from(turn % self.slots.len().max(1) as u64).unwrap_or(0);
         let slot = self.slots.get(slot).ok_or(CONNECTION)?;
         let (generation, sender) = slot.current();
-        let request = self.head.request(STREAM_INFER, None).ok_or(CONNECTION)?;
+        let request = self.head.request(&self.head.stream, None).ok_or(CONNECTION)?;
         let opened = async {
             let (response, sending) = sender.ready().await?.send_request(request, false)?;
             Ok::<_, h2::Error>(Exchange { sending, response: Some(response), body: None, buffer: Vec::new() })
@@ -163,11 +170,11 @@ impl Slot {
 }
 
 impl Head {
-    fn request(&self, path: &str, deadline: Option<Duration>) -> Option<Request<()>> {
+    fn request(&self, uri: &Uri, deadline: Option<Duration>) -> Option<Request<()>> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = format!("http://{}{path}", self.address).parse().ok()?;
+        *request.uri_mut() = uri.clone();
         *request.headers_mut() = self.headers.clone();
         if let Some(deadline) = deadline {
             // Eight digits at most.

@@ -150,10 +150,8 @@ mod tests {
     use tidemill_proto::tensor::{decode_bytes, tensor_metadata};
 
     fn metadata() -> ModelMetadataResponse {
-        let inputs = vec![
-            tensor_metadata("x", Datatype::Fp32, &[-1, 3]),
-            tensor_metadata("text", Datatype::Bytes, &[-1]),
-        ];
+        let inputs =
+            vec![tensor_metadata("x", Datatype::Fp32, &[-1, 3]), tensor_metadata("text", Datatype::Bytes, &[-1])];
         ModelMetadataResponse { name: "m".into(), inputs, ..ModelMetadataResponse::default() }
     }
 

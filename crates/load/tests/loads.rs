@@ -61,11 +61,17 @@ impl GrpcInferenceService for Echo {
         Err(Status::unimplemented(""))
     }
 
-    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Result<Response<ServerMetadataResponse>, Status> {
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
-    async fn model_metadata(&self, _: Request<ModelMetadataRequest>) -> Result<Response<ModelMetadataResponse>, Status> {
+    async fn model_metadata(
+        &self,
+        _: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
@@ -220,8 +226,9 @@ async fn late_answers_are_errors_and_the_word_ends_it() {
         stopper.stop();
     });
     let started = Instant::now();
-    let measured =
-        drive(&connections, &requests(10), &load(closed(2), Length::Time(Duration::from_secs(20))), stop).await.unwrap();
+    let measured = drive(&connections, &requests(10), &load(closed(2), Length::Time(Duration::from_secs(20))), stop)
+        .await
+        .unwrap();
     assert!(measured.stopped && started.elapsed() < Duration::from_secs(5));
     assert_eq!(measured.errors()["UNFINISHED"], 2);
 }

@@ -14,8 +14,9 @@ use crate::remote;
 use crate::terminal::{bold, yellow};
 use crate::texts::lines;
 
-/// Most texts of --text that are sent.
+/// Most texts of --text that are read, and most bytes of them: what is beyond is not sent.
 const MOST_TEXTS: usize = 100_000;
+const MOST_TEXT_BYTES: usize = 64 << 20;
 const PERCENTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
@@ -241,7 +242,8 @@ fn show(run: &Run) -> anyhow::Result<()> {
     if let Some(late) = measured.lateness(0.99)
         && late > measured.latency(0.99) / 10
     {
-        let text = format!("{:>8} p99 of how late requests were sent, {:.3} ms: part of the latency is ours", "", ms(late));
+        let text =
+            format!("{:>8} p99 of how late requests were sent, {:.3} ms: part of the latency is ours", "", ms(late));
         writeln!(out, "{}", yellow(&text))?;
     }
     Ok(out.flush()?)
@@ -249,8 +251,10 @@ fn show(run: &Run) -> anyhow::Result<()> {
 
 fn as_json(run: &Run) -> serde_json::Value {
     let measured = &run.measured;
-    let latency: serde_json::Map<_, _> =
-        PERCENTILES.iter().map(|(name, quantile)| ((*name).to_owned(), ms(measured.latency(*quantile)).into())).collect();
+    let latency: serde_json::Map<_, _> = PERCENTILES
+        .iter()
+        .map(|(name, quantile)| ((*name).to_owned(), ms(measured.latency(*quantile)).into()))
+        .collect();
     json!({
         if run.is_rate { "rate" } else { "concurrency" }: run.level,
         "seconds": measured.elapsed.as_secs_f64(), "answered": measured.answered(),
@@ -270,7 +274,15 @@ fn contents(text: Option<&Path>) -> anyhow::Result<Contents> {
     };
     let name = path.display().to_string();
     let file = std::fs::File::open(path).with_context(|| format!("{name}: cannot be read"))?;
-    let texts: Vec<String> = lines(BufReader::new(file), name.clone()).take(MOST_TEXTS).collect::<Result<_, _>>()?;
+    let (mut texts, mut bytes) = (Vec::new(), 0);
+    for text in lines(BufReader::new(file), name.clone()).take(MOST_TEXTS) {
+        let text = text?;
+        bytes += text.len();
+        if bytes > MOST_TEXT_BYTES {
+            break;
+        }
+        texts.push(text);
+    }
     if texts.is_empty() {
         bail!("{name}: is empty; --text takes a file with one text a line");
     }
@@ -291,7 +303,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn seconds_or_none(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "is not a number of seconds".to_owned())?;
+    let seconds: f64 =
+        text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "is not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| "is not a time in seconds".to_owned())
 }
 

@@ -125,11 +125,7 @@ impl Model {
             }
             Model::Remote(remote) => {
                 let Remote { runtime, client, name } = remote.as_mut();
-                let request = ClassifyRequest {
-                    model: name.clone(),
-                    texts: texts.to_vec(),
-                    ..Default::default()
-                };
+                let request = ClassifyRequest { model: name.clone(), texts: texts.to_vec(), ..Default::default() };
                 let answer = runtime.block_on(client.classify(request))?;
                 let named = |c: Classification| c.labels.into_iter().map(|l| (l.label, l.probability)).collect();
                 Ok(answer.classifications.into_iter().map(named).collect())

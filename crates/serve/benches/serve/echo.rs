@@ -1,0 +1,131 @@
+//! The least that a tonic server of the protocol can do: it reads `ModelInfer`'s message and gives its tensors back.
+
+use tidemill_proto::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use tidemill_proto::inference::model_infer_response::InferOutputTensor;
+use tidemill_proto::inference::*;
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+struct Echo;
+
+/// Starts it, and gives where it listens.
+pub(crate) fn start(servers: &Runtime) -> String {
+    let listener = servers.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let service = GrpcInferenceServiceServer::new(Echo);
+    let server = tonic::transport::Server::builder().add_service(service);
+    servers.spawn(async move { server.serve_with_incoming(TcpListenerStream::new(listener)).await });
+    address
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Echo {
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        let request = request.into_inner();
+        let output = |input: model_infer_request::InferInputTensor| InferOutputTensor {
+            name: "y".to_owned(),
+            datatype: input.datatype,
+            shape: input.shape,
+            ..InferOutputTensor::default()
+        };
+        Ok(Response::new(ModelInferResponse {
+            model_name: request.model_name,
+            id: request.id,
+            outputs: request.inputs.into_iter().map(output).collect(),
+            raw_output_contents: request.raw_input_contents,
+            ..ModelInferResponse::default()
+        }))
+    }
+
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: true }))
+    }
+
+    async fn model_ready(&self, _: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        Ok(Response::new(ModelReadyResponse { ready: true }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Err(Status::unimplemented("it echoes"))
+    }
+
+    async fn model_metadata(
+        &self,
+        _: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        Err(Status::unimplemented("it echoes"))
+    }
+
+    type ModelStreamInferStream = tokio_stream::Empty<Result<inference::ModelStreamInferResponse, Status>>;
+
+    async fn model_stream_infer(
+        &self,
+        _: Request<tonic::Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn model_config(
+        &self,
+        _: Request<inference::ModelConfigRequest>,
+    ) -> Result<Response<inference::ModelConfigResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn model_statistics(
+        &self,
+        _: Request<inference::ModelStatisticsRequest>,
+    ) -> Result<Response<inference::ModelStatisticsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn repository_index(
+        &self,
+        _: Request<inference::RepositoryIndexRequest>,
+    ) -> Result<Response<inference::RepositoryIndexResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn repository_model_load(
+        &self,
+        _: Request<inference::RepositoryModelLoadRequest>,
+    ) -> Result<Response<inference::RepositoryModelLoadResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        _: Request<inference::RepositoryModelUnloadRequest>,
+    ) -> Result<Response<inference::RepositoryModelUnloadResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<inference::SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<inference::SystemSharedMemoryStatusResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<inference::SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<inference::SystemSharedMemoryRegisterResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<inference::SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<inference::SystemSharedMemoryUnregisterResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
