@@ -29,6 +29,7 @@ use crate::admission::{Admitted, Gate};
 use crate::batch::{Answered, BatchHandle, Input};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
+use crate::limits::{Bounds, Limits};
 use crate::models::Models;
 use crate::refusal::Refusal;
 
@@ -46,7 +47,7 @@ pub(crate) const NAMES: [&str; 7] = [
 /// Every gRPC service but health.
 pub(crate) fn routes(config: &ServerConfig, models: &Models, gate: &Gate) -> Result<Routes, ServeError> {
     let size = config.max_message_bytes;
-    let base = Base::new(config, models, gate.watch());
+    let base = Base::new(config, models, gate);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -67,7 +68,7 @@ pub(crate) fn routes(config: &ServerConfig, models: &Models, gate: &Gate) -> Res
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
     pub(crate) models: Models,
-    pub(crate) limits: TextLimits,
+    limits: Limits,
     pub(crate) max_message_bytes: usize,
     max_under_way: usize,
     max_idle: Duration,
@@ -75,15 +76,21 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn new(config: &ServerConfig, models: &Models, shut: watch::Receiver<bool>) -> Base {
+    pub(crate) fn new(config: &ServerConfig, models: &Models, gate: &Gate) -> Base {
         Base {
             models: models.clone(),
-            limits: TextLimits { max_texts: config.max_texts, max_text_bytes: config.max_text_bytes },
+            limits: gate.limits(),
             max_message_bytes: config.max_message_bytes,
             max_under_way: config.max_stream_requests,
             max_idle: config.max_stream_idle,
-            shut,
+            shut: gate.watch(),
         }
+    }
+
+    /// The bounds on the texts of a request.
+    pub(crate) fn limits(&self) -> TextLimits {
+        let Bounds { max_texts, max_text_bytes, max_tensors, .. } = self.limits.now();
+        TextLimits { max_texts, max_text_bytes, max_tensors }
     }
 
     /// Whether the server takes no more requests.
@@ -99,6 +106,8 @@ pub(crate) struct TextLimits {
     pub(crate) max_texts: usize,
     /// Most bytes of a text.
     pub(crate) max_text_bytes: usize,
+    /// Most tensors, where texts come as tensors.
+    pub(crate) max_tensors: usize,
 }
 
 impl TextLimits {

@@ -14,10 +14,10 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICAT
 use axum::http::{Method, Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::sync::watch;
 use tonic::Status;
 use tonic::service::Routes;
 
+use crate::admission::Gate;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
 use crate::models::Models;
@@ -38,9 +38,9 @@ pub(crate) fn beside(
     config: &ServerConfig,
     models: &Models,
     metrics: &Arc<Metrics>,
-    shut: watch::Receiver<bool>,
+    gate: &Gate,
 ) -> Routes {
-    let base = Base::new(config, models, shut);
+    let base = Base::new(config, models, gate);
     let http = Http { base, metrics: Arc::clone(metrics), started: now() };
     let router = Router::new()
         .route("/v1/models", get(openai::models::list))
@@ -69,8 +69,9 @@ fn status(refusal: &Refusal) -> StatusCode {
     match refusal {
         Refusal::Invalid { .. } | Refusal::TooLong { .. } => StatusCode::BAD_REQUEST,
         Refusal::UnknownModel { .. } => StatusCode::NOT_FOUND,
-        Refusal::Idle(_) => StatusCode::REQUEST_TIMEOUT,
+        Refusal::Idle(_) | Refusal::TooLate => StatusCode::REQUEST_TIMEOUT,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Refusal::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
         Refusal::Forbidden { .. } => StatusCode::FORBIDDEN,
         Refusal::QueueFull { .. }

@@ -98,7 +98,8 @@ async fn begin(
     request: GenerateRequest,
     admitted: &Admitted,
 ) -> Result<(GeneratorHandle, Generation), Refusal> {
-    let model = base.models.of(&admitted.caller).find::<GeneratorHandle>(&request.model, &request.model_version, "model")?;
+    let model =
+        base.models.of(&admitted.caller).find::<GeneratorHandle>(&request.model, &request.model_version, "model")?;
     let input = match request.input {
         None => return Err(Refusal::invalid("prompt", "is missing")),
         Some(generate_request::Input::Prompt(text)) => Input::Text(text),

@@ -34,7 +34,9 @@ type Outputs = BTreeMap<&'static str, Values>;
 
 impl Base {
     async fn infer(&self, request: ModelInferRequest, admitted: &Admitted) -> Result<ModelInferResponse, Refusal> {
-        let model = self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name")?;
+        let model =
+            self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name")?;
+        tensors::check_count(&request, self.limits())?;
         let wanted = tensors::requested(&request, tensors::outputs(model))?;
         let mut outputs = match model {
             Model::Classifier(model) => self.classified(model, &request, admitted).await?,
@@ -59,7 +61,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let rows = answer(METHOD, model, texts, TEXT, admitted).await?.answers;
         let labels = &model.info().labels;
         let best = rows.iter().filter_map(|row| labels.get(most_probable(row)).cloned()).collect();
@@ -74,7 +76,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let texts = texts.into_iter().map(TextOrTokens::Text).collect();
         let vectors = embedding::embed(METHOD, model, texts, false, None, TEXT, admitted).await?.answers;
         let shape = vec![vectors.len(), vectors.first().map_or(0, Vec::len)];
@@ -87,7 +89,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [queries, texts] = tensors::texts(request, [QUERY, TEXT], self.limits)?;
+        let [queries, texts] = tensors::texts(request, [QUERY, TEXT], self.limits())?;
         let [query] = queries.as_slice() else {
             return Err(Refusal::invalid("inputs", "has not one query; send one for all texts"));
         };
@@ -104,7 +106,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let found = answer(METHOD, model, texts.clone(), TEXT, admitted).await?.answers;
         let lists = texts.iter().zip(found).map(|(text, entities)| {
             let entities = entities.iter().map(|entity| {
@@ -124,7 +126,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let mut given = parameters(&request.parameters);
         let mut take = |name: &str| given.remove(name).filter(|value| !value.is_null());
         let language = |value: Option<Value>| value.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -152,7 +154,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let sampling = sampling(&model.defaults(), &request.parameters)?;
         let generate = async |text| {
             let (sampling, key) = (sampling.clone(), admitted.key.clone());

@@ -1,7 +1,7 @@
 //! `/v1/models`: what is served.
 
-use axum::extract::{Extension, Path, State};
 use axum::Json;
+use axum::extract::{Extension, Path, State};
 use serde::Serialize;
 
 use super::errors::Refused;
@@ -37,10 +37,7 @@ impl ModelObject {
     }
 }
 
-pub(in crate::http) async fn list(
-    State(http): State<Http>,
-    Extension(admitted): Extension<Admitted>,
-) -> Json<List> {
+pub(in crate::http) async fn list(State(http): State<Http>, Extension(admitted): Extension<Admitted>) -> Json<List> {
     let models = http.base.models.of(&admitted.caller);
     let data = models.iter().map(|model| ModelObject::new(model, http.started)).collect();
     Json(List { object: "list", data })
