@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use tidemill_model::{Pipeline, PipelineOptions};
+use tonic::metadata::AsciiMetadataValue;
 
 use crate::texts::lines;
 
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 
-    /// Ask the server at this address instead of a package on disk
+    /// Ask the server at this address instead of a package on disk; TIDEMILL_API_KEY holds the key where it needs one
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
 
@@ -89,6 +90,7 @@ struct Remote {
     runtime: tokio::runtime::Runtime,
     client: Client,
     name: String,
+    key: Option<AsciiMetadataValue>,
 }
 
 type Client = tidemill_proto::v1::text_classification_client::TextClassificationClient<tonic::transport::Channel>;
@@ -115,7 +117,16 @@ fn open(arguments: &mut Arguments) -> anyhow::Result<Model> {
         .block_on(endpoint.connect())
         .with_context(|| format!("no server answers at {address}; start one with tidemill serve"))?;
     let name = arguments.model.clone().unwrap_or_default();
-    Ok(Model::Remote(Box::new(Remote { runtime, client: Client::new(channel), name })))
+    Ok(Model::Remote(Box::new(Remote { runtime, client: Client::new(channel), name, key: key()? })))
+}
+
+// Not an argument: those are for all to see who may list processes.
+fn key() -> anyhow::Result<Option<AsciiMetadataValue>> {
+    let Ok(key) = std::env::var("TIDEMILL_API_KEY") else { return Ok(None) };
+    let mut bearer = AsciiMetadataValue::try_from(format!("Bearer {key}"))
+        .context("TIDEMILL_API_KEY: not a key, as tidemill key new prints it")?;
+    bearer.set_sensitive(true);
+    Ok(Some(bearer))
 }
 
 impl Model {
@@ -130,12 +141,15 @@ impl Model {
                 Ok(answers.into_iter().map(named).collect())
             }
             Model::Remote(remote) => {
-                let Remote { runtime, client, name } = remote.as_mut();
-                let request = tidemill_proto::v1::ClassifyRequest {
+                let Remote { runtime, client, name, key } = remote.as_mut();
+                let mut request = tonic::Request::new(tidemill_proto::v1::ClassifyRequest {
                     model: name.clone(),
                     texts: texts.to_vec(),
                     ..Default::default()
-                };
+                });
+                if let Some(key) = key {
+                    request.metadata_mut().insert("authorization", key.clone());
+                }
                 let answer = runtime.block_on(client.classify(request));
                 let answer =
                     answer.map_err(|s| anyhow::anyhow!("the server refused: {} ({:?})", s.message(), s.code()))?;
