@@ -127,7 +127,12 @@ impl Server {
     pub fn start(folder: &Path, arguments: &[&str]) -> Server {
         let mut all = vec!["serve", "--json", "--address", "127.0.0.1:0"];
         all.extend(arguments);
-        let mut child = start(folder, &all).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+        Server::of(start(folder, &all).stderr(Stdio::null()))
+    }
+
+    /// A `tidemill serve --json` that is not yet started; waits until it says that it listens.
+    pub fn of(command: &mut Command) -> Server {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let address = loop {
             let line = lines.next().expect("a server says where it listens").expect("UTF-8");
@@ -148,7 +153,16 @@ impl Server {
 
     /// Send SIGTERM without waiting.
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill");
+        self.signal("-TERM");
+    }
+
+    /// Send SIGHUP without waiting.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill");
         assert!(status.success());
     }
 

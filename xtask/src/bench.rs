@@ -28,7 +28,7 @@ struct Bench {
 }
 
 /// The registry: one entry a bench.
-const ALL: [Bench; 8] = [
+const ALL: [Bench; 9] = [
     Bench {
         name: "linear",
         summary: "the linear primitive against at::linear, forward and backward",

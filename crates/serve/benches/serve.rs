@@ -98,7 +98,7 @@ impl Served {
         };
         let pipeline = Pipeline::open(&folder, &PipelineOptions::default()).unwrap();
         let model = pipeline.manifest().name.clone();
-        let address = start(servers, ModelPath { name: None, path: folder.clone() }).unwrap();
+        let address = start(servers, ModelPath::from(folder.as_path())).unwrap();
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as i32);
         tidemill_torch::set_threads(threads);
         Some(Served { folder, pipeline, model, address })

@@ -11,16 +11,18 @@ use std::time::{Duration, Instant};
 use http_body::{Frame, SizeHint};
 use metrics::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Sleep;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tonic::codegen::{BoxFuture, Bytes, Service};
 use tonic::service::Routes;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 
 use crate::access::{self, Access};
-use crate::config::ServerConfig;
+use crate::config::{AdminConfig, ServerConfig};
+use crate::connections::{Busy, ConnectionInfo, Door};
 use crate::keys::{Caller, Keys};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 
@@ -106,9 +108,11 @@ pub(crate) struct Reason(pub(crate) &'static str);
 pub(crate) struct Gate {
     places: Arc<Semaphore>,
     max_requests: usize,
-    max_request_time: Duration,
-    max_generation_time: Duration,
+    limits: Limits,
     keys: Option<Keys>,
+    admin: AdminConfig,
+    max_header_bytes: usize,
+    max_stream_idle: Duration,
     shut: Arc<watch::Sender<bool>>,
 }
 
@@ -119,9 +123,11 @@ impl Gate {
         Gate {
             places: Arc::new(Semaphore::new(max_requests)),
             max_requests,
-            max_request_time: config.max_request_time,
-            max_generation_time: config.max_generation_time,
+            limits: Limits::new(config),
             keys,
+            admin: config.admin.clone(),
+            max_header_bytes: config.max_header_bytes as usize,
+            max_stream_idle: config.max_stream_idle,
             shut: Arc::new(watch::Sender::new(false)),
         }
     }
@@ -129,6 +135,11 @@ impl Gate {
     /// Lets nobody in any more.
     pub(crate) fn shut(&self) {
         self.shut.send_replace(true);
+    }
+
+    /// The bounds on requests.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits.clone()
     }
 
     /// Becomes true when the gate is shut.
@@ -153,10 +164,16 @@ impl Gate {
     }
 
     // Who makes a request that needs this, if they may.
-    fn caller(&self, access: Access, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    fn caller(&self, access: Access, request: &Request<Body>) -> Result<Caller, Refusal> {
+        // HTTP/2 has this bound of itself, counted in the same way.
+        let head = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>();
+        if head > self.max_header_bytes {
+            return Err(Refusal::HeadTooLarge { max: self.max_header_bytes });
+        }
         if access == Access::Everyone {
             return Ok(Caller::default());
         }
+        let headers = request.headers();
         let caller = match &self.keys {
             Some(keys) => keys.caller(headers)?,
             None => Caller::default(),
@@ -167,14 +184,36 @@ impl Gate {
             Access::Metrics => (caller.may_measure(), "metrics"),
             Access::Admin => (caller.may_manage(), "admin"),
         };
-        let problem = || format!("this key may not do that: it has no scope {scope:?}");
-        if may { Ok(caller) } else { Err(Refusal::Forbidden { problem: problem() }) }
+        if !may {
+            let problem = format!("this key may not do that: it has no scope {scope:?}");
+            return Err(Refusal::Forbidden { problem });
+        }
+        self.check_door(access, request)?;
+        Ok(caller)
+    }
+
+    // Whether what a request needs is there at all, and at the address that it came to.
+    fn check_door(&self, access: Access, request: &Request<Body>) -> Result<(), Refusal> {
+        let door = request.extensions().get::<ConnectionInfo>().map_or(Door::Public, |connection| connection.door);
+        let problem = match (access, door) {
+            (Access::Admin, _) if !self.admin.enabled => {
+                "the server's management is switched off; admin.enabled in its configuration switches it on"
+            }
+            (Access::Admin, Door::Public) if self.admin.address.is_some() => {
+                "the server is managed at another address than this"
+            }
+            (Access::Infer, Door::Management) => {
+                "this address is for the server's management; models answer at another"
+            }
+            _ => return Ok(()),
+        };
+        Err(Refusal::Forbidden { problem: problem.to_owned() })
     }
 
     fn limit(&self, time: Time) -> Option<Duration> {
         match time {
-            Time::Request => Some(self.max_request_time),
-            Time::Generation => Some(self.max_generation_time),
+            Time::Request => Some(self.limits.now().max_request_time),
+            Time::Generation => Some(self.limits.now().max_generation_time),
             Time::Stream => None,
         }
     }
@@ -209,8 +248,8 @@ impl Service<Request<Body>> for Admission {
             return self.call_beside(request);
         };
         let mut account = Account::open(Arc::clone(&self.metrics), method);
-        let entered = self.gate.caller(Access::Infer, request.headers()).and_then(|caller| {
-            let place = Place { _server: self.gate.enter()?, _key: caller.enter()? };
+        let entered = self.gate.caller(Access::Infer, &request).and_then(|caller| {
+            let place = Place { _server: Some(self.gate.enter()?), _key: caller.enter()?, connection: busy(&request) };
             Ok((caller, place))
         });
         let (caller, place) = match entered {
@@ -222,12 +261,17 @@ impl Service<Request<Body>> for Admission {
         };
 
         let asked = grpc_timeout(request.headers());
+        let time_limit = time;
         let time = [asked, self.gate.limit(time)].into_iter().flatten().min();
         let deadline = time.and_then(|time| account.started.checked_add(time));
         let key = caller.name().map_or_else(|| key_of(&request), str::to_owned);
         let admitted = Admitted { deadline, key, caller, broken: Arc::clone(&account.broken) };
         request.extensions_mut().insert(admitted);
 
+        let request = match time_limit {
+            Time::Stream => request,
+            Time::Request | Time::Generation => received_within(self.gate.limits.now().max_receive_time, request),
+        };
         let answer = self.services.call(request);
         Box::pin(async move {
             let answer = match deadline {
@@ -239,7 +283,7 @@ impl Service<Request<Body>> for Admission {
             answer.map(|mut answer| {
                 set_bound_code(answer.headers_mut());
                 account.note(&answer);
-                answer.map(|body| Body::new(Held { body, account, _place: place }))
+                answer.map(|body| Body::new(Held::new(body, Some(account), place)))
             })
         })
     }
@@ -250,18 +294,23 @@ impl Admission {
     fn call_beside(&mut self, mut request: Request<Body>) -> BoxFuture<Response<Body>, Infallible> {
         let path = request.uri().path();
         let access = access::of(path);
-        let entered = self.gate.caller(access, request.headers()).and_then(|caller| {
-            let place = caller.enter()?;
+        let entered = self.gate.caller(access, &request).and_then(|caller| {
+            // Where there are keys, a probe keeps no connection open: anybody can make one.
+            let is_probe = access == Access::Everyone && self.gate.keys.is_some();
+            let connection = busy(&request).filter(|_| !is_probe);
+            let place = Place { _server: None, _key: caller.enter()?, connection };
             Ok((caller, place))
         });
         match entered {
             Ok((caller, place)) => {
+                let is_stream = path.starts_with("/grpc.reflection.");
+                let limit = self.gate.limits.now().max_receive_time;
+                let limit = if is_stream { self.gate.max_stream_idle } else { limit };
                 request.extensions_mut().insert(Admitted { caller, ..Admitted::default() });
-                let answer = self.services.call(request);
+                let answer = self.services.call(received_within(limit, request));
                 Box::pin(async move {
                     let answer = answer.await;
-                    drop(place);
-                    answer
+                    answer.map(|answer| answer.map(|body| Body::new(Held::new(body, None, place))))
                 })
             }
             Err(refusal) => {
@@ -278,16 +327,12 @@ fn key_of(request: &Request<Body>) -> String {
     if let Some(credential) = request.headers().get("authorization") {
         return String::from_utf8_lossy(credential.as_bytes()).into_owned();
     }
-    let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    address.map(|address| address.ip().to_string()).unwrap_or_default()
+    let address = request.extensions().get::<ConnectionInfo>().and_then(|connection| connection.remote);
+    address.map(|address| address.to_string()).unwrap_or_default()
 }
 
 fn refused(path: &str, is_grpc: bool, refusal: Refusal) -> Response<Body> {
-    if is_grpc {
-        Status::from(refusal).into_http()
-    } else {
-        crate::http::refused(path, &refusal).map(Body::new)
-    }
+    if is_grpc { Status::from(refusal).into_http() } else { crate::http::refused(path, &refusal).map(Body::new) }
 }
 
 fn is_grpc(method: &str) -> bool {
@@ -377,17 +422,70 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-// What an open request holds: one of the server's places, and one of its key's, where that has a bound.
+// What an open request holds: if it is of inference one of the server's places, one of its key's, where that has a bound, and
+// its connection.
 struct Place {
-    _server: OwnedSemaphorePermit,
+    _server: Option<OwnedSemaphorePermit>,
     _key: Option<OwnedSemaphorePermit>,
+    connection: Option<Busy>,
+}
+
+// The same request, whose body fails when it has not arrived in time: one that trickles in holds a place no longer.
+fn received_within(limit: Duration, request: Request<Body>) -> Request<Body> {
+    let late = Box::pin(tokio::time::sleep(limit));
+    request.map(|body| Body::new(Arriving { body, late }))
+}
+
+struct Arriving {
+    body: Body,
+    late: Pin<Box<Sleep>>,
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Pending => self.late.as_mut().poll(context).map(|()| Some(Err(Refusal::TooLate.into()))),
+            ready => ready,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn busy(request: &Request<Body>) -> Option<Busy> {
+    request.extensions().get::<ConnectionInfo>().map(ConnectionInfo::busy)
 }
 
 // A response's body that keeps the request's place until it is sent or dropped.
 struct Held {
     body: Body,
-    account: Account,
-    _place: Place,
+    // Of a request of inference.
+    account: Option<Account>,
+    place: Place,
+}
+
+impl Held {
+    fn new(body: Body, account: Option<Account>, place: Place) -> Held {
+        if let Some(connection) = &place.connection {
+            connection.offers();
+        }
+        Held { body, account, place }
+    }
+
+    fn end(&mut self) {
+        if let Some(account) = &mut self.account {
+            account.outcome = account.outcome.or(Some("ok"));
+        }
+    }
 }
 
 impl http_body::Body for Held {
@@ -400,14 +498,19 @@ impl http_body::Body for Held {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     set_bound_code(trailers);
-                    self.account.note_grpc(trailers);
+                    if let Some(account) = &mut self.account {
+                        account.note_grpc(trailers);
+                    }
                 }
             }
-            Poll::Ready(None) => self.account.outcome = self.account.outcome.or(Some("ok")),
+            Poll::Ready(None) => self.end(),
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
+        if let Some(connection) = &self.place.connection {
+            if frame.is_pending() { connection.has_sent() } else { connection.offers() }
+        }
         if self.body.is_end_stream() {
-            self.account.outcome = self.account.outcome.or(Some("ok"));
+            self.end();
         }
         frame
     }

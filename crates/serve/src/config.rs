@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model_path::ModelPath;
 use crate::repository::RepositoryConfig;
+use crate::tls::TlsFiles;
 
 /// What a server listens on, what it serves, and where its bounds are.
 ///
@@ -40,6 +41,13 @@ pub struct ServerConfig {
     /// The file of API keys; with one, every call but a probe needs a key of it. Read again when it changes. Default
     /// (absent): none, and everybody may call.
     pub keys: Option<PathBuf>,
+    /// TLS, and mutual TLS. The files are read again when they change. Default (absent): none.
+    pub tls: Option<TlsFiles>,
+    /// Listen on an address that other machines reach, though anybody could then call: there are neither keys nor mutual
+    /// TLS. Default: false.
+    pub allow_anyone: bool,
+    /// The calls that manage the server.
+    pub admin: AdminConfig,
 
     /// Most texts that a model is given at once. A longer request is run in parts. Default: 64.
     pub max_batch_size: usize,
@@ -78,6 +86,8 @@ pub struct ServerConfig {
     pub max_texts: usize,
     /// Most bytes of UTF-8 in a text. Default: 64 KiB.
     pub max_text_bytes: usize,
+    /// Most tensors in a request of the Open Inference Protocol, inputs and outputs each. Default: 64.
+    pub max_tensors: usize,
     /// Most bytes in a message. Default: 4 MiB.
     pub max_message_bytes: usize,
     /// Most inference requests, streams included, that may be open at once on the whole server; beyond it they are
@@ -96,6 +106,18 @@ pub struct ServerConfig {
     /// Most connections. Beyond it new ones wait, unaccepted, for another to close. Default: 900, below the usual limit
     /// of 1,024 open files.
     pub max_connections: usize,
+    /// Longest time that a connection may take over TLS's handshake, and then to begin to ask. Default: 10 s.
+    #[serde(with = "duration")]
+    pub max_opening_time: Duration,
+    /// Most TLS handshakes under way at once; beyond it the oldest is given up for the newest. Default: 128.
+    pub max_handshakes: usize,
+    /// How long a connection may stay open without a request, of HTTP/1.1 30 s at most, or without reading its answers.
+    /// Default: 5 min.
+    #[serde(with = "duration")]
+    pub max_connection_idle: Duration,
+    /// Longest time that a request's message may take to arrive, of those that are one message. Default: 30 s.
+    #[serde(with = "duration")]
+    pub max_receive_time: Duration,
     /// Most HTTP/2 streams open at once on a connection. Default: 256.
     pub max_connection_streams: u32,
     /// Most bytes of headers in a request, as HTTP/2 counts them. Default: 16 KiB.
@@ -135,6 +157,9 @@ impl Default for ServerConfig {
             allow_code: false,
             threads: None,
             keys: None,
+            tls: None,
+            allow_anyone: false,
+            admin: AdminConfig::default(),
             max_batch_size: 64,
             max_delay: Duration::ZERO,
             max_batch_tokens: 16 * 1024,
@@ -149,12 +174,17 @@ impl Default for ServerConfig {
             shared_memory: false,
             max_texts: 1024,
             max_text_bytes: 64 * 1024,
+            max_tensors: 64,
             max_message_bytes: 4 * 1024 * 1024,
             max_requests: 1024,
             max_request_time: Duration::from_secs(60),
             max_stream_requests: 16,
             max_stream_idle: Duration::from_secs(300),
             max_connections: 900,
+            max_opening_time: Duration::from_secs(10),
+            max_handshakes: 128,
+            max_connection_idle: Duration::from_secs(300),
+            max_receive_time: Duration::from_secs(30),
             max_connection_streams: 256,
             max_header_bytes: 16 * 1024,
             keep_alive_interval: Duration::from_secs(30),
@@ -185,6 +215,8 @@ impl ServerConfig {
             ("max_requests", self.max_requests),
             ("max_stream_requests", self.max_stream_requests),
             ("max_connections", self.max_connections),
+            ("max_tensors", self.max_tensors),
+            ("max_handshakes", self.max_handshakes),
             ("max_connection_streams", self.max_connection_streams as usize),
             ("max_header_bytes", self.max_header_bytes as usize),
         ];
@@ -202,6 +234,9 @@ impl ServerConfig {
             ("max_request_time", self.max_request_time),
             ("max_generation_time", self.max_generation_time),
             ("max_stream_idle", self.max_stream_idle),
+            ("max_opening_time", self.max_opening_time),
+            ("max_connection_idle", self.max_connection_idle),
+            ("max_receive_time", self.max_receive_time),
             ("keep_alive_interval", self.keep_alive_interval),
             ("keep_alive_timeout", self.keep_alive_timeout),
         ];
@@ -221,7 +256,55 @@ impl ServerConfig {
         if self.threads.is_some_and(|threads| threads < 1) {
             return wrong("threads", "must be at least 1; leave it out to share all".to_owned());
         }
+        self.check_openness()
+    }
+
+    // Whether whoever reaches the server has to say who they are.
+    fn is_guarded(&self) -> bool {
+        self.keys.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
+
+    // An address that other machines reach is not listened on by mistake.
+    fn check_openness(&self) -> Result<(), crate::ServeError> {
+        let is_open = |address: SocketAddr| !self.is_guarded() && !address.ip().to_canonical().is_loopback();
+        let wrong = |key, problem: String| Err(crate::ServeError::Config { key, problem });
+        if let Some(address) = self.admin.listens().filter(|address| is_open(*address)) {
+            let problem = format!("is {address}, where anybody could manage the server; give keys or tls.client_ca");
+            return wrong("admin.address", problem);
+        }
+        if is_open(self.address) && self.admin.enabled && self.admin.address.is_none() {
+            let problem = format!(
+                "is true, and anybody who reaches {} could manage the server; give keys or tls.client_ca, or admin.address",
+                self.address
+            );
+            return wrong("admin.enabled", problem);
+        }
+        if is_open(self.address) && !self.allow_anyone {
+            let problem = format!(
+                "is {}, which other machines reach, and anybody could call: give keys (`tidemill key new` makes one) or \
+                 tls.client_ca, or say allow_anyone = true (--allow-anyone)",
+                self.address
+            );
+            return wrong("address", problem);
+        }
         Ok(())
+    }
+}
+
+/// The calls that manage the server: loading and unloading models. They need the scope `admin` where there are keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Whether they are answered at all. Default: false.
+    pub enabled: bool,
+    /// Where they are answered, and nothing that uses a model is. Default (absent): where everything else is.
+    pub address: Option<SocketAddr>,
+}
+
+impl AdminConfig {
+    /// The address to listen on besides the server's own.
+    pub(crate) fn listens(&self) -> Option<SocketAddr> {
+        self.address.filter(|_| self.enabled)
     }
 }
 
@@ -284,6 +367,31 @@ mod tests {
         }
         let error = serde_json::from_str::<ServerConfig>(r#"{"max_bach_size": 3}"#).unwrap_err();
         assert!(error.to_string().contains("max_bach_size"), "{error}");
+    }
+
+    #[test]
+    fn what_anybody_could_reach_needs_a_word() {
+        let open = ServerConfig { address: "0.0.0.0:80".parse().unwrap(), ..ServerConfig::default() };
+        let refused = |config: &ServerConfig| config.check().unwrap_err().to_string();
+        assert!(refused(&open).contains("--allow-anyone"), "{}", refused(&open));
+        let mapped = ServerConfig { address: "[::ffff:10.0.0.1]:80".parse().unwrap(), ..open.clone() };
+        assert!(refused(&mapped).contains("--allow-anyone"));
+        ServerConfig { address: "[::ffff:127.0.0.1]:80".parse().unwrap(), ..open.clone() }.check().unwrap();
+        ServerConfig { keys: Some("keys.toml".into()), ..open.clone() }.check().unwrap();
+        let tls = |client_ca| Some(TlsFiles { certificate: "a".into(), key: "b".into(), client_ca });
+        ServerConfig { tls: tls(Some("c".into())), ..open.clone() }.check().unwrap();
+        assert!(refused(&ServerConfig { tls: tls(None), ..open.clone() }).contains("--allow-anyone"));
+
+        let allowed = ServerConfig { allow_anyone: true, ..open };
+        allowed.check().unwrap();
+        let managed = |address: Option<&str>| AdminConfig {
+            enabled: true,
+            address: address.map(|address| address.parse().unwrap()),
+        };
+        let refused_admin = |address| refused(&ServerConfig { admin: managed(address), ..allowed.clone() });
+        assert!(refused_admin(None).contains("admin.enabled"));
+        assert!(refused_admin(Some("0.0.0.0:81")).contains("admin.address"));
+        ServerConfig { admin: managed(Some("127.0.0.1:81")), ..allowed.clone() }.check().unwrap();
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum ServeError {
     /// The file of keys cannot be used.
     #[error("the file of API keys: {0}")]
     Keys(#[from] crate::keys::KeysError),
+    /// A file of TLS's cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
     /// A package or checkpoint cannot be opened.
     #[error("cannot open {}: {reason}", path.display())]
     Open {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::ServeError;
 use crate::keys::Keys;
+use crate::tls::Tls;
 
 /// How often to look whether a file has changed.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,6 +31,18 @@ impl Reload for Keys {
 
     fn reload(&self) -> Result<(), ServeError> {
         Ok(Keys::reload(self)?)
+    }
+}
+
+impl Reload for Tls {
+    const WHAT: &'static str = "TLS's files";
+
+    fn files(&self) -> Vec<PathBuf> {
+        Tls::files(self)
+    }
+
+    fn reload(&self) -> Result<(), ServeError> {
+        Ok(Tls::reload(self)?)
     }
 }
 

@@ -227,12 +227,7 @@ impl Allowed<'_> {
 
     /// The model of this name, version and kind. An empty version is the one that such requests get; an empty name is the
     /// only model of the kind. `name_field` is what the request calls the name.
-    pub(crate) async fn find<K: Kind + Clone>(
-        self,
-        name: &str,
-        version: &str,
-        name_field: &str,
-    ) -> Result<K, Refusal> {
+    pub(crate) async fn find<K: Kind + Clone>(self, name: &str, version: &str, name_field: &str) -> Result<K, Refusal> {
         let model = self.look_up(name, version, name_field, |model| K::of(model).is_some()).await?;
         K::of(&model).cloned().ok_or_else(|| {
             let (name, does) = (&model.info().name, model.does());

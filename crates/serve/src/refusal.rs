@@ -78,12 +78,21 @@ pub(crate) enum Refusal {
         /// The bound.
         max: usize,
     },
+    /// The head of the request is larger than it may be.
+    #[error("the headers have more than {max} bytes")]
+    HeadTooLarge {
+        /// The bound.
+        max: usize,
+    },
     /// The answer was not read as fast as it was written.
     #[error("the answer was read too slowly and is cut off")]
     TooSlow,
     /// The deadline passed.
     #[error("the deadline passed before the answer was ready")]
     DeadlineExceeded,
+    /// The message did not arrive in time.
+    #[error("the message was not received in time")]
+    TooLate,
     /// A stream lay idle for too long.
     #[error("the stream was idle for {} s", .0.as_secs())]
     Idle(Duration),
@@ -135,9 +144,9 @@ impl Refusal {
             Refusal::Unauthenticated { .. } => "unauthenticated",
             Refusal::Forbidden { .. } => "forbidden",
             Refusal::TooFast { .. } | Refusal::KeyBusy { .. } => "key_limit",
-            Refusal::TooLarge { .. } => "too_large",
+            Refusal::TooLarge { .. } | Refusal::HeadTooLarge { .. } => "too_large",
             Refusal::TooSlow => "too_slow",
-            Refusal::DeadlineExceeded | Refusal::Idle(_) => "deadline",
+            Refusal::DeadlineExceeded | Refusal::Idle(_) | Refusal::TooLate => "deadline",
             Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => "unavailable",
             Refusal::Stopped { .. } | Refusal::Failed { .. } => "failed",
         }
@@ -164,8 +173,9 @@ impl Refusal {
             | Refusal::TooFast { .. }
             | Refusal::KeyBusy { .. }
             | Refusal::TooLarge { .. }
+            | Refusal::HeadTooLarge { .. }
             | Refusal::TooSlow => Code::ResourceExhausted,
-            Refusal::DeadlineExceeded | Refusal::Idle(_) => Code::DeadlineExceeded,
+            Refusal::DeadlineExceeded | Refusal::Idle(_) | Refusal::TooLate => Code::DeadlineExceeded,
             Refusal::CannotLoad { .. } => Code::FailedPrecondition,
             Refusal::NotReady { .. } | Refusal::ShuttingDown => Code::Unavailable,
             Refusal::Stopped { .. } | Refusal::Failed { .. } => Code::Internal,

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures::future::join_all;
+use futures::stream::{self, Stream, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::admission::{Admission, Gate};
 use crate::config::ServerConfig;
-use crate::connections;
+use crate::connections::{self, Door};
 use crate::error::ServeError;
 use crate::follow;
 use crate::http;
@@ -32,9 +33,21 @@ use crate::repository::{Repository, RepositoryConfig, RepositoryMode};
 use crate::services::{self, Base};
 use crate::source::ModelSource;
 use crate::thread::Running;
+use crate::tls::Tls;
 
 /// How long idle connections may take to close once every request is answered.
 const CLOSING_TIME: Duration = Duration::from_millis(250);
+
+/// Places for connections at the address of management, beside `max_connections`, so that it is never crowded out.
+const MANAGEMENT_CONNECTIONS: usize = 32;
+
+/// Streams that the other end has reset before they were looked at. Beyond it the connection is closed, as one that only
+/// opens and resets (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+
+/// Streams that were reset for what the other end did wrong. Beyond it the connection is closed. What serves us has no bound
+/// unless it is given one.
+const MAX_ERROR_RESETS: usize = 256;
 
 /// How often to look whether the models' threads have ended.
 const JOIN_INTERVAL: Duration = Duration::from_millis(1);
@@ -75,6 +88,25 @@ pub async fn serve(
     serve_models(config, sources, shutdown, ready).await
 }
 
+/// Serves the packages and checkpoints of `config`, and takes each configuration of `reloads`: the files of keys and of TLS
+/// are read again, the bounds on one request change, and what needs a restart is named in the log. What is wrong changes
+/// nothing and is logged. The next configuration is asked for when one has been taken. Otherwise as [`serve`].
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_reloaded(
+    config: ServerConfig,
+    reloads: impl Stream<Item = ServerConfig> + Send,
+    shutdown: impl Future<Output = ()> + Send,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    if config.packages.is_empty() {
+        return Err(ServeError::NoModels);
+    }
+    let sources = config.packages.iter().cloned().map(ModelSource::path).collect();
+    serve_all(config, sources, reloads, shutdown, ready).await
+}
+
 /// Serves these models, and nothing that `config.packages` names; otherwise as [`serve`].
 ///
 /// # Errors
@@ -85,10 +117,27 @@ pub async fn serve_models(
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
+    serve_all(config, sources, stream::pending(), shutdown, ready).await
+}
+
+async fn serve_all(
+    config: ServerConfig,
+    sources: Vec<ModelSource>,
+    reloads: impl Stream<Item = ServerConfig> + Send,
+    shutdown: impl Future<Output = ()> + Send,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
     config.check()?;
+    let written = config.clone();
     let keys = config.keys.as_deref().map(Keys::open).transpose()?;
+    let tls = config.tls.as_ref().map(Tls::open).transpose()?;
     let listener = bind(config.address).await?;
     let address = listener.local_addr().map_err(|source| ServeError::Bind { address: config.address, source })?;
+    let management = match config.admin.listens() {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let live = Live { written, keys, tls };
     let config = ServerConfig { threads: Some(libtorch_threads(&config, sources.len())), ..config };
 
     let metrics = Arc::new(Metrics::new()?);
@@ -99,7 +148,9 @@ pub async fn serve_models(
         None => None,
     };
     let served = Served { models: &models, repository: repository.as_ref(), metrics: &metrics };
-    let result = run(&config, keys, listener, served, (health, health_service), shutdown, || ready(address)).await;
+    let listeners = (listener, management);
+    let result =
+        run(&config, &live, listeners, served, (health, health_service), reloads, shutdown, || ready(address)).await;
     for model in models.all() {
         model.close();
     }
@@ -114,6 +165,37 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
         io::ErrorKind::AddrInUse => ServeError::AddressInUse { address },
         _ => ServeError::Bind { address, source },
     })
+}
+
+// The configuration as it was given, and what stands in files that are read again while the server runs.
+struct Live {
+    written: ServerConfig,
+    keys: Option<Keys>,
+    tls: Option<Tls>,
+}
+
+impl Live {
+    // Takes every configuration that comes. Never ends.
+    async fn follow(&self, reloads: impl Stream<Item = ServerConfig> + Send, gate: &Gate) {
+        let mut reloads = pin!(reloads);
+        while let Some(config) = reloads.next().await {
+            self.take(&config, gate);
+        }
+        std::future::pending().await
+    }
+
+    fn take(&self, config: &ServerConfig, gate: &Gate) {
+        match gate.limits().take(&self.written, config) {
+            Err(error) => tracing::error!(%error, "the configuration stays as it was"),
+            Ok(restart) if restart.is_empty() => tracing::info!("the configuration was read again"),
+            Ok(restart) => {
+                let keys = restart.join(", ");
+                tracing::warn!(keys, "the configuration was read again; these need a restart");
+            }
+        }
+        self.keys.iter().for_each(follow::reload);
+        self.tls.iter().for_each(follow::reload);
+    }
 }
 
 // Each model's thread may use its share of the processors.
@@ -176,15 +258,16 @@ struct Served<'a> {
 // Serves until `shutdown`, and gives the time when that was.
 async fn run(
     config: &ServerConfig,
-    keys: Option<Keys>,
-    listener: TcpListener,
+    live: &Live,
+    (listener, management): (TcpListener, Option<TcpListener>),
     Served { models, repository, metrics }: Served<'_>,
     (health, health_service): (HealthReporter, HealthServer<impl Health>),
+    reloads: impl Stream<Item = ServerConfig> + Send,
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(),
 ) -> Result<Instant, ServeError> {
-    let gate = Gate::new(config, keys.clone());
-    let base = Base::new(config, models, repository, gate.watch());
+    let gate = Gate::new(config, live.keys.clone());
+    let base = Base::new(config, models, repository, &gate);
     let grpc = services::routes(base.clone())?.add_service(health_service);
     let routes = http::beside(grpc, base, metrics);
     let admission = Admission::new(gate.clone(), Arc::clone(metrics), routes.prepare());
@@ -195,15 +278,25 @@ async fn run(
     if let (Some(repository), Some(RepositoryMode::Poll)) = (repository, config.repository.as_ref().map(|r| r.mode)) {
         tasks.spawn(repository.clone().poll());
     }
-    if let Some(keys) = keys {
+    if let Some(keys) = live.keys.clone() {
         tasks.spawn(follow::follow(keys));
+    }
+    if let Some(tls) = live.tls.clone() {
+        tasks.spawn(follow::follow(tls));
     }
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let incoming = connections::accept(listener, config.max_connections);
+    let public = connections::accept(listener, Door::Public, live.tls.clone(), config.max_connections, config);
+    let management = management.map(|listener| {
+        connections::accept(listener, Door::Management, live.tls.clone(), MANAGEMENT_CONNECTIONS, config)
+    });
+    let management = stream::iter(management).flatten();
+    let incoming = stream::select(Box::pin(public), Box::pin(management));
     let mut server = pin!(
         Server::builder()
             .accept_http1(true)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
             .max_concurrent_streams(config.max_connection_streams)
             .http2_max_header_list_size(config.max_header_bytes)
             .http2_keepalive_interval(Some(config.keep_alive_interval))
@@ -215,6 +308,7 @@ async fn run(
     ready();
     tokio::select! {
         ended = &mut server => return Ok(ended.map(|()| Instant::now())?),
+        () = live.follow(reloads, &gate) => {}
         () = shutdown => {}
     }
     let stopping = Instant::now();

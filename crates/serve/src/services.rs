@@ -27,10 +27,11 @@ use tokio::sync::watch;
 use tonic::Request;
 use tonic::service::Routes;
 
-use crate::admission::Admitted;
+use crate::admission::{Admitted, Gate};
 use crate::batch::{Answered, BatchHandle, Input};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
+use crate::limits::{Bounds, Limits};
 use crate::models::Models;
 use crate::refusal::Refusal;
 use crate::repository::Repository;
@@ -71,7 +72,7 @@ pub(crate) fn routes(base: Base) -> Result<Routes, ServeError> {
 pub(crate) struct Base {
     pub(crate) models: Models,
     pub(crate) repository: Option<Repository>,
-    pub(crate) limits: TextLimits,
+    limits: Limits,
     pub(crate) max_message_bytes: usize,
     regions: Regions,
     batching: Batching,
@@ -81,23 +82,24 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn new(
-        config: &ServerConfig,
-        models: &Models,
-        repository: Option<&Repository>,
-        shut: watch::Receiver<bool>,
-    ) -> Base {
+    pub(crate) fn new(config: &ServerConfig, models: &Models, repository: Option<&Repository>, gate: &Gate) -> Base {
         Base {
             models: models.clone(),
             repository: repository.cloned(),
-            limits: TextLimits { max_texts: config.max_texts, max_text_bytes: config.max_text_bytes },
+            limits: gate.limits(),
             max_message_bytes: config.max_message_bytes,
             regions: Regions::new(config.shared_memory),
             batching: Batching { max_delay: config.max_delay },
             max_under_way: config.max_stream_requests,
             max_idle: config.max_stream_idle,
-            shut,
+            shut: gate.watch(),
         }
+    }
+
+    /// The bounds on the texts of a request.
+    pub(crate) fn limits(&self) -> TextLimits {
+        let Bounds { max_texts, max_text_bytes, max_tensors, .. } = self.limits.now();
+        TextLimits { max_texts, max_text_bytes, max_tensors }
     }
 
     /// Whether the server takes no more requests.
@@ -113,6 +115,8 @@ pub(crate) struct TextLimits {
     pub(crate) max_texts: usize,
     /// Most bytes of a text.
     pub(crate) max_text_bytes: usize,
+    /// Most tensors, where texts come as tensors.
+    pub(crate) max_tensors: usize,
 }
 
 impl TextLimits {

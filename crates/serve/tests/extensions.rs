@@ -132,10 +132,8 @@ async fn tensors_travel_in_shared_memory_where_the_operator_allows_it() {
     let mut asking = request("", &["", ""]);
     asking.raw_input_contents.clear();
     asking.inputs[0].parameters = in_region("tensors", 16, raw.len());
-    let output = |size| InferRequestedOutputTensor {
-        name: "probabilities".into(),
-        parameters: in_region("tensors", 128, size),
-    };
+    let output =
+        |size| InferRequestedOutputTensor { name: "probabilities".into(), parameters: in_region("tensors", 128, size) };
     asking.outputs = vec![output(16)];
     let answer = client.model_infer(asking.clone()).await.unwrap().into_inner();
     assert!(answer.raw_output_contents.is_empty() && answer.outputs[0].contents.is_none());
@@ -188,7 +186,10 @@ async fn the_protocol_is_spoken_over_http_in_json_and_in_bytes() {
     assert_eq!((&answer["outputs"][1]["data"], &answer["id"]), (&json!(["short", "long"]), &json!("7")));
     for (body, problem) in [
         (json!({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [1]}]}), "inputs[0].data[0]"),
-        (json!({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a"]}]}), "raw_input_contents[0]"),
+        (
+            json!({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a"]}]}),
+            "raw_input_contents[0]",
+        ),
         (json!({"inputs": []}), "text"),
     ] {
         let (status, answer) = post(address, path, body).await;

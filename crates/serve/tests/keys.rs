@@ -17,7 +17,7 @@ use support::{Running, SERVING, by_length_source, start, texts};
 use tempfile::TempDir;
 use tidemill_proto::inference::{ModelMetadataRequest, ServerReadyRequest};
 use tidemill_proto::v1::{ClassifyStreamRequest, classify_stream_response};
-use tidemill_serve::{NewKey, ServeError, ServerConfig, serve_models};
+use tidemill_serve::{AdminConfig, NewKey, ServeError, ServerConfig, serve_models};
 use tokio::net::TcpStream;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -233,4 +233,45 @@ async fn a_file_that_cannot_be_used_is_named_at_the_start() {
         };
         assert!(message.contains("keys.toml") && message.contains(says), "{message}");
     }
+}
+
+const LOAD: &str = "POST /v2/repository/models/length/load";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn management_is_off_until_it_is_switched_on_and_then_needs_its_scope() {
+    let mut file = KeysFile::new();
+    let admin = file.add("admin", &["admin"], "");
+    let team = file.add("team", &["infer:*", "metrics"], "");
+    let off = file.serve().await;
+    let refused = ask_with_key(off.address, &admin, LOAD, "{}").await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.body.contains("admin.enabled"), "{}", refused.body);
+    off.stop().await.unwrap();
+
+    let admin_config = AdminConfig { enabled: true, address: None };
+    let config = ServerConfig { keys: Some(file.path()), admin: admin_config, ..ServerConfig::default() };
+    let on = start(config, vec![by_length_source("length")]).await;
+    // Past the gate, where nothing answers yet.
+    assert_eq!(ask_with_key(on.address, &admin, LOAD, "{}").await.status, 404);
+    let refused = ask_with_key(on.address, &team, LOAD, "{}").await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.body.contains("scope"), "{}", refused.body);
+    assert_eq!(ask_with_key(on.address, "", LOAD, "{}").await.status, 401);
+    assert_eq!(classify(&on, &admin, "length").await.unwrap_err().code(), Code::PermissionDenied);
+    on.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn management_may_have_an_address_of_its_own() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let managed = free.local_addr().unwrap();
+    drop(free);
+    let admin = AdminConfig { enabled: true, address: Some(managed) };
+    let server = start(ServerConfig { admin, ..ServerConfig::default() }, vec![by_length_source("length")]).await;
+    assert_eq!(ask_with_key(server.address, "", LOAD, "{}").await.status, 403);
+    assert_eq!(ask_with_key(managed, "", LOAD, "{}").await.status, 404);
+    assert_eq!(get(managed, "/readyz").await.status, 200);
+    assert_eq!(ask_with_key(managed, "", "POST /v1/embeddings", "{}").await.status, 403);
+    assert_eq!(ask_with_key(server.address, "", "POST /v1/embeddings", "{}").await.status, 400);
+    server.stop().await.unwrap();
 }

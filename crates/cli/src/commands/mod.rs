@@ -13,6 +13,7 @@ pub(crate) mod key;
 pub(crate) mod new;
 pub(crate) mod predict;
 pub(crate) mod serve;
+pub(crate) mod supervisor;
 pub(crate) mod train;
 
 use std::io::Write;

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidemill_serve::{CheckpointPrecision, ModelPath, RepositoryConfig, RepositoryMode, ServerConfig};
+use futures::stream::{BoxStream, Stream, StreamExt as _};
+use tidemill_serve::{CheckpointPrecision, ModelPath, RepositoryConfig, RepositoryMode, ServerConfig, TlsFiles};
 
-use crate::commands::print_json;
+use crate::commands::{print_json, supervisor};
 
 /// Serve packages and checkpoints over gRPC and, for OpenAI's clients, over HTTP, on one port
 ///
-/// Ctrl-C or SIGTERM: not ready, no new connections, finish what was accepted, exit 0.
-#[derive(clap::Args)]
+/// Ctrl-C or SIGTERM: not ready, no new connections, finish what was accepted, exit 0. SIGHUP: read --config, keys and
+/// certificates again. Under systemd: Type=notify-reload, with WatchdogSec= if wanted.
+#[derive(Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// Package folders, Hugging Face folders, .gguf, .pt and .pt2 files, besides those that --config names; NAME=PATH gives
@@ -43,6 +45,22 @@ pub(crate) struct Arguments {
     /// Open TorchScript (.pt) and AOTInductor (.pt2) files, which run code of their own: only from where you trust
     #[arg(long)]
     allow_code: bool,
+
+    /// The server's certificate, PEM; with --tls-key, TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+
+    /// Take callers alone whose certificates these authorities sign, PEM: mutual TLS
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Listen where other machines reach the server, though anybody could then call it: without --keys and --tls-client-ca
+    #[arg(long)]
+    allow_anyone: bool,
 
     /// Most texts that run as one batch
     #[arg(long, value_name = "TEXTS")]
@@ -99,7 +117,7 @@ impl From<Precision> for CheckpointPrecision {
 const EXAMPLES: &str = "\
 Examples:
   tidemill serve run/package
-  tidemill serve run/package --address 0.0.0.0:8080 --threads 4
+  tidemill serve run/package --address 0.0.0.0:8080 --keys keys.toml --tls-certificate cert.pem --tls-key key.pem
   tidemill serve --repository models --poll
   tidemill serve chat=SmolLM2-135M-Instruct.Q4_1.gguf --max-sequences 32
   tidemill serve scorer.pt --allow-code
@@ -110,15 +128,24 @@ Logs go to standard error; RUST_LOG=tidemill_serve=debug says more. Texts are ne
 
 pub(crate) fn run(arguments: Arguments, json: bool) -> anyhow::Result<()> {
     start_logging(json);
-    let config = config(arguments)?;
+    let config = config(arguments.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = async {
-            if signalled().await.is_ok() {
-                tracing::info!("stopping: finishing what was accepted");
+            tokio::select! {
+                signal = signalled() => match signal {
+                    Ok(()) => tracing::info!("stopping: finishing what was accepted"),
+                    Err(error) => tracing::error!(%error, "stopping: signals cannot be waited for"),
+                },
+                () = supervisor::keep_alive() => {}
             }
+            supervisor::stopping();
         };
-        tidemill_serve::serve(config, shutdown, |address| listening(address, json)).await
+        tidemill_serve::serve_reloaded(config, reloads(arguments), shutdown, |address| {
+            listening(address, json);
+            supervisor::ready();
+        })
+        .await
     })?;
     Ok(())
 }
@@ -134,6 +161,7 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
         if let Some(file) = &mut config.keys {
             *file = folder.join(&*file);
         }
+        config.tls = config.tls.map(|files| files.within(folder));
     }
     if let Some(text) = &arguments.address {
         config.address = address(text)?;
@@ -149,6 +177,10 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
     if let Some(delay) = arguments.max_delay {
         config.max_delay = Duration::from_millis(delay);
     }
+    if let (Some(certificate), Some(key)) = (arguments.tls_certificate, arguments.tls_key) {
+        config.tls = Some(TlsFiles { certificate, key, client_ca: arguments.tls_client_ca });
+    }
+    config.allow_anyone |= arguments.allow_anyone;
     config.keys = arguments.keys.or(config.keys);
     config.allow_code |= arguments.allow_code;
     config.threads = arguments.threads.or(config.threads);
@@ -186,6 +218,48 @@ pub(crate) async fn signalled() -> std::io::Result<()> {
     }
     #[cfg(not(unix))]
     tokio::signal::ctrl_c().await
+}
+
+/// The configuration, read again at every SIGHUP. One that cannot be read is logged and passed over.
+fn reloads(arguments: Arguments) -> impl Stream<Item = ServerConfig> + Send {
+    let hangups = hangups();
+    futures::stream::unfold((hangups, false), move |(mut hangups, mut taken)| {
+        let arguments = arguments.clone();
+        async move {
+            loop {
+                if taken {
+                    supervisor::ready();
+                }
+                hangups.next().await?;
+                supervisor::reloading();
+                taken = true;
+                match config(arguments.clone()) {
+                    Ok(config) => return Some((config, (hangups, taken))),
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration stays as it was"),
+                }
+            }
+        }
+    })
+}
+
+#[cfg(unix)]
+fn hangups() -> BoxStream<'static, ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    match signal(SignalKind::hangup()) {
+        Ok(signal) => {
+            futures::stream::unfold(signal, async |mut signal| signal.recv().await.map(|()| ((), signal))).boxed()
+        }
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP cannot be waited for; a new configuration needs a restart");
+            futures::stream::pending().boxed()
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn hangups() -> BoxStream<'static, ()> {
+    futures::stream::pending().boxed()
 }
 
 fn start_logging(json: bool) {

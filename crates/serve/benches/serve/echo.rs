@@ -64,7 +64,7 @@ impl GrpcInferenceService for Echo {
         Err(Status::unimplemented("it echoes"))
     }
 
-    type ModelStreamInferStream = tokio_stream::Empty<Result<inference::ModelStreamInferResponse, Status>>;
+    type ModelStreamInferStream = tokio_stream::Empty<Result<ModelStreamInferResponse, Status>>;
 
     async fn model_stream_infer(
         &self,
@@ -73,59 +73,56 @@ impl GrpcInferenceService for Echo {
         Err(Status::unimplemented(""))
     }
 
-    async fn model_config(
-        &self,
-        _: Request<inference::ModelConfigRequest>,
-    ) -> Result<Response<inference::ModelConfigResponse>, Status> {
+    async fn model_config(&self, _: Request<ModelConfigRequest>) -> Result<Response<ModelConfigResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn model_statistics(
         &self,
-        _: Request<inference::ModelStatisticsRequest>,
-    ) -> Result<Response<inference::ModelStatisticsResponse>, Status> {
+        _: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn repository_index(
         &self,
-        _: Request<inference::RepositoryIndexRequest>,
-    ) -> Result<Response<inference::RepositoryIndexResponse>, Status> {
+        _: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn repository_model_load(
         &self,
-        _: Request<inference::RepositoryModelLoadRequest>,
-    ) -> Result<Response<inference::RepositoryModelLoadResponse>, Status> {
+        _: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn repository_model_unload(
         &self,
-        _: Request<inference::RepositoryModelUnloadRequest>,
-    ) -> Result<Response<inference::RepositoryModelUnloadResponse>, Status> {
+        _: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn system_shared_memory_status(
         &self,
-        _: Request<inference::SystemSharedMemoryStatusRequest>,
-    ) -> Result<Response<inference::SystemSharedMemoryStatusResponse>, Status> {
+        _: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<SystemSharedMemoryStatusResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn system_shared_memory_register(
         &self,
-        _: Request<inference::SystemSharedMemoryRegisterRequest>,
-    ) -> Result<Response<inference::SystemSharedMemoryRegisterResponse>, Status> {
+        _: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryRegisterResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn system_shared_memory_unregister(
         &self,
-        _: Request<inference::SystemSharedMemoryUnregisterRequest>,
-    ) -> Result<Response<inference::SystemSharedMemoryUnregisterResponse>, Status> {
+        _: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryUnregisterResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 }

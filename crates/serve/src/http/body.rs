@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::Request;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -16,9 +16,20 @@ pub(super) async fn read(request: Request<Body>, max: usize) -> Result<Value, Re
     if !kind.to_ascii_lowercase().starts_with(b"application/json") {
         return Err(wrong("must be JSON, with the header Content-Type: application/json".to_owned()));
     }
+    // What is compressed could be far larger than it looks.
+    let encoding = request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes).unwrap_or(b"identity");
+    if !encoding.eq_ignore_ascii_case(b"identity") {
+        return Err(wrong("must not be compressed; leave out the header Content-Encoding".to_owned()));
+    }
     let bytes = axum::body::to_bytes(request.into_body(), max).await.map_err(|error| {
         let is_too_large = std::error::Error::source(&error).is_some_and(|cause| cause.to_string().contains("limit"));
-        if is_too_large { Refusal::TooLarge { max } } else { wrong("cannot be read".to_owned()) }
+        let late = Refusal::TooLate.to_string();
+        let is_late = error.to_string().contains(&late);
+        match (is_too_large, is_late) {
+            (true, _) => Refusal::TooLarge { max },
+            (_, true) => Refusal::TooLate,
+            _ => wrong("cannot be read".to_owned()),
+        }
     })?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(format!("is not JSON: {error}")))?;
     if value.is_object() { Ok(value) } else { Err(wrong("must be a JSON object".to_owned())) }

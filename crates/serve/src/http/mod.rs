@@ -67,8 +67,9 @@ fn status(refusal: &Refusal) -> StatusCode {
     match refusal {
         Refusal::Invalid { .. } | Refusal::TooLong { .. } => StatusCode::BAD_REQUEST,
         Refusal::UnknownModel { .. } => StatusCode::NOT_FOUND,
-        Refusal::Idle(_) => StatusCode::REQUEST_TIMEOUT,
+        Refusal::Idle(_) | Refusal::TooLate => StatusCode::REQUEST_TIMEOUT,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Refusal::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
         Refusal::Forbidden { .. } => StatusCode::FORBIDDEN,
         Refusal::QueueFull { .. }
@@ -76,7 +77,9 @@ fn status(refusal: &Refusal) -> StatusCode {
         | Refusal::TooFast { .. }
         | Refusal::KeyBusy { .. }
         | Refusal::TooSlow => StatusCode::TOO_MANY_REQUESTS,
-        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Refusal::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Refusal::Stopped { .. } | Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }

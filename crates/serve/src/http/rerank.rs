@@ -57,7 +57,11 @@ impl IntoResponse for Refused {
 /// What is answered in the place of a ranking.
 pub(super) fn refused(refusal: &Refusal) -> Response {
     let error_type = match refusal {
-        Refusal::Invalid { .. } | Refusal::TooLong { .. } | Refusal::TooLarge { .. } => "Validation",
+        Refusal::Invalid { .. }
+        | Refusal::TooLong { .. }
+        | Refusal::TooLarge { .. }
+        | Refusal::HeadTooLarge { .. }
+        | Refusal::TooLate => "Validation",
         Refusal::UnknownModel { .. } => "NotFound",
         Refusal::Unauthenticated { .. } | Refusal::Forbidden { .. } => "Unauthorized",
         Refusal::QueueFull { .. }
@@ -80,8 +84,8 @@ pub(super) async fn rank(State(http): State<Http>, request: Request<Body>) -> Re
     let fields: Fields = body::fields(&body::read(request, base.max_message_bytes).await?)?;
     let models = base.models.of(&admitted.caller);
     let model = &models.find::<RerankerHandle>(fields.model.as_deref().unwrap_or_default(), "", "model").await?;
-    base.limits.check(&fields.texts, "texts")?;
-    base.limits.check_length(fields.query.len(), || "query".to_owned())?;
+    base.limits().check(&fields.texts, "texts")?;
+    base.limits().check_length(fields.query.len(), || "query".to_owned())?;
     let with_text = fields.return_text.unwrap_or(false);
     let texts = if with_text { fields.texts.clone() } else { Vec::new() };
     let (truncate, raw) = (fields.truncate.unwrap_or(false), fields.raw_scores.unwrap_or(false));

@@ -84,7 +84,10 @@ impl Entry {
             return Some(("name", "must have 1 to 64 bytes and no control characters".to_owned()));
         }
         if self.scopes.is_empty() {
-            return Some(("scopes", "is empty; write \"infer:*\", \"infer:MODEL\", \"metrics\" or \"admin\"".to_owned()));
+            return Some((
+                "scopes",
+                "is empty; write \"infer:*\", \"infer:MODEL\", \"metrics\" or \"admin\"".to_owned(),
+            ));
         }
         if self.requests_per_second.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
             return Some(("requests_per_second", "must be above 0; leave it out for no bound".to_owned()));

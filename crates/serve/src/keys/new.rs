@@ -31,7 +31,8 @@ impl NewKey {
     /// # Errors
     /// A scope that is none, a name that a file could not hold, or no random numbers.
     pub fn random(name: &str, scopes: &[String]) -> Result<NewKey, KeysError> {
-        let wrong = |field, problem| KeysError::Key { path: "tidemill key new".into(), name: name.to_owned(), field, problem };
+        let wrong =
+            |field, problem| KeysError::Key { path: "tidemill key new".into(), name: name.to_owned(), field, problem };
         if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
             return Err(wrong("name", "must have 1 to 64 bytes and no control characters".to_owned()));
         }

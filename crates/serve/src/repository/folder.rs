@@ -73,7 +73,10 @@ fn version(folder: &Path) -> io::Result<Version> {
         }
     }
     found.files.sort();
-    let mut alone = found.files.iter().filter(|(path, ..)| path.extension().is_some_and(|ending| FILES.iter().any(|file| ending == *file)));
+    let mut alone = found
+        .files
+        .iter()
+        .filter(|(path, ..)| path.extension().is_some_and(|ending| FILES.iter().any(|file| ending == *file)));
     if let (Some((file, ..)), None) = (alone.next(), alone.next())
         && !folder.join("config.json").exists()
     {

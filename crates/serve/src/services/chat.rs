@@ -26,7 +26,11 @@ async fn begin(
     request: ChatRequest,
     admitted: &Admitted,
 ) -> Result<(GeneratorHandle, Generation, CallReader), Refusal> {
-    let model = &base.models.of(&admitted.caller).find::<GeneratorHandle>(&request.model, &request.model_version, "model").await?;
+    let model = &base
+        .models
+        .of(&admitted.caller)
+        .find::<GeneratorHandle>(&request.model, &request.model_version, "model")
+        .await?;
     if request.messages.is_empty() {
         return Err(Refusal::invalid("messages", "is empty; send at least one message"));
     }

@@ -78,8 +78,12 @@ async fn embed_request(
     request: EmbedRequest,
     admitted: &Admitted,
 ) -> Result<EmbedResponse, Refusal> {
-    let model = &base.models.of(&admitted.caller).find::<EmbedderHandle>(&request.model, &request.model_version, "model").await?;
-    base.limits.check(&request.texts, "texts")?;
+    let model = &base
+        .models
+        .of(&admitted.caller)
+        .find::<EmbedderHandle>(&request.model, &request.model_version, "model")
+        .await?;
+    base.limits().check(&request.texts, "texts")?;
     let texts = request.texts.into_iter().map(TextOrTokens::Text).collect();
     let dimensions = usize::try_from(request.dimensions).ok().filter(|dimensions| *dimensions > 0);
     let embedded = embed(method, model, texts, request.truncate, dimensions, "texts", admitted).await?;
@@ -93,9 +97,13 @@ async fn embed_request(
 }
 
 async fn rerank_request(base: &Base, request: RerankRequest, admitted: &Admitted) -> Result<RerankResponse, Refusal> {
-    let model = &base.models.of(&admitted.caller).find::<RerankerHandle>(&request.model, &request.model_version, "model").await?;
-    base.limits.check(&request.texts, "texts")?;
-    base.limits.check_length(request.query.len(), || "query".to_owned())?;
+    let model = &base
+        .models
+        .of(&admitted.caller)
+        .find::<RerankerHandle>(&request.model, &request.model_version, "model")
+        .await?;
+    base.limits().check(&request.texts, "texts")?;
+    base.limits().check_length(request.query.len(), || "query".to_owned())?;
     let (texts, truncate, raw) = (request.texts, request.truncate, request.raw_scores);
     let (ranking, tokens) = rank("Rerank", model, &request.query, texts, truncate, raw, admitted).await?;
     let top_k = usize::try_from(request.top_k).unwrap_or(usize::MAX);

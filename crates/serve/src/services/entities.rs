@@ -21,8 +21,12 @@ async fn find(
     request: FindEntitiesRequest,
     admitted: &Admitted,
 ) -> Result<FindEntitiesResponse, Refusal> {
-    let model = &base.models.of(&admitted.caller).find::<EntitiesHandle>(&request.model, &request.model_version, "model").await?;
-    base.limits.check(&request.texts, "texts")?;
+    let model = &base
+        .models
+        .of(&admitted.caller)
+        .find::<EntitiesHandle>(&request.model, &request.model_version, "model")
+        .await?;
+    base.limits().check(&request.texts, "texts")?;
     if !(0.0..=1.0).contains(&request.min_score) {
         return Err(Refusal::invalid("min_score", "must be between 0 and 1"));
     }

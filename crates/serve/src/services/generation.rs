@@ -98,7 +98,11 @@ async fn begin(
     request: GenerateRequest,
     admitted: &Admitted,
 ) -> Result<(GeneratorHandle, Generation), Refusal> {
-    let model = &base.models.of(&admitted.caller).find::<GeneratorHandle>(&request.model, &request.model_version, "model").await?;
+    let model = &base
+        .models
+        .of(&admitted.caller)
+        .find::<GeneratorHandle>(&request.model, &request.model_version, "model")
+        .await?;
     let input = match request.input {
         None => return Err(Refusal::invalid("prompt", "is missing")),
         Some(generate_request::Input::Prompt(text)) => Input::Text(text),

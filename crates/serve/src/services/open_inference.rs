@@ -72,8 +72,13 @@ impl Base {
     }
 
     async fn run(&self, request: ModelInferRequest, admitted: &Admitted) -> Result<ModelInferResponse, Refusal> {
-        let model = self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name").await?;
+        let model = self
+            .models
+            .of(&admitted.caller)
+            .find_any(&request.model_name, &request.model_version, "model_name")
+            .await?;
         let model = &model;
+        tensors::check_count(&request, self.limits())?;
         match model {
             Model::Opaque(model) => return opaque::infer(METHOD, model, request, admitted).await,
             Model::Identity(_) => return opaque::echo(model, request),
@@ -127,14 +132,18 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Option<BoxStream<'static, ModelStreamInferResponse>>, Refusal> {
-        let model = self.models.of(&admitted.caller).find_any(&request.model_name, &request.model_version, "model_name").await?;
+        let model = self
+            .models
+            .of(&admitted.caller)
+            .find_any(&request.model_name, &request.model_version, "model_name")
+            .await?;
         let Model::Generator(model) = model else { return Ok(None) };
         let mut request = request.clone();
         if !self.regions.resolve(&mut request, self.max_message_bytes)?.is_empty() {
             return Ok(None);
         }
         tensors::requested(&request, &[GENERATED_TEXT])?;
-        let [texts] = tensors::texts(&request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(&request, [TEXT], self.limits())?;
         let [text] = <[String; 1]>::try_from(texts).map_err(|texts| {
             Refusal::invalid(
                 "inputs[0].shape",
@@ -177,7 +186,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let rows = answer(METHOD, model, texts, TEXT, admitted).await?.answers;
         let labels = &model.info().labels;
         let best = rows.iter().filter_map(|row| labels.get(most_probable(row)).cloned()).collect();
@@ -192,7 +201,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let texts = texts.into_iter().map(TextOrTokens::Text).collect();
         let vectors = embedding::embed(METHOD, model, texts, false, None, TEXT, admitted).await?.answers;
         let shape = vec![vectors.len(), vectors.first().map_or(0, Vec::len)];
@@ -205,7 +214,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [queries, texts] = tensors::texts(request, [QUERY, TEXT], self.limits)?;
+        let [queries, texts] = tensors::texts(request, [QUERY, TEXT], self.limits())?;
         let [query] = queries.as_slice() else {
             return Err(Refusal::invalid("inputs", "has not one query; send one for all texts"));
         };
@@ -222,7 +231,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let found = answer(METHOD, model, texts.clone(), TEXT, admitted).await?.answers;
         let lists = texts.iter().zip(found).map(|(text, entities)| {
             let entities = entities.iter().map(|entity| {
@@ -242,7 +251,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let mut given = parameters(&request.parameters);
         let mut take = |name: &str| given.remove(name).filter(|value| !value.is_null());
         let language = |value: Option<Value>| value.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -270,7 +279,7 @@ impl Base {
         request: &ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<Outputs, Refusal> {
-        let [texts] = tensors::texts(request, [TEXT], self.limits)?;
+        let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let sampling = sampling(&model.defaults(), &request.parameters)?;
         let generate = async |text| {
             let (sampling, key) = (sampling.clone(), admitted.key.clone());

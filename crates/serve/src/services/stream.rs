@@ -62,7 +62,9 @@ async fn paced<M>(messages: &mut Streaming<M>, admitted: &Admitted) -> Result<Op
     let message = messages.message().await?;
     if message.is_some() {
         if !admitted.caller.is_valid() {
-            return Err(Refusal::Unauthenticated { problem: "is part of a stream whose API key is no longer good" }.into());
+            return Err(
+                Refusal::Unauthenticated { problem: "is part of a stream whose API key is no longer good" }.into()
+            );
         }
         admitted.caller.pace().await;
     }

@@ -99,6 +99,21 @@ fn signed(tensor: &TensorSignature) -> TensorMetadata {
     TensorMetadata { name: tensor.name.clone(), datatype, shape: tensor.shape.clone().unwrap_or_default() }
 }
 
+/// Checks that a request has no more tensors than it may, before any is looked at.
+pub(super) fn check_count(request: &ModelInferRequest, limits: TextLimits) -> Result<(), Refusal> {
+    let max = limits.max_tensors;
+    for (field, count) in [
+        ("inputs", request.inputs.len()),
+        ("outputs", request.outputs.len()),
+        ("raw_input_contents", request.raw_input_contents.len()),
+    ] {
+        if count > max {
+            return Err(Refusal::invalid(field, format!("has {count} tensors; a request may hold {max}")));
+        }
+    }
+    Ok(())
+}
+
 /// The outputs that a request asks for, in its order; all of them when it names none.
 pub(super) fn requested<'a>(request: &ModelInferRequest, all: &[&'a str]) -> Result<Vec<&'a str>, Refusal> {
     if request.outputs.is_empty() {

@@ -19,8 +19,12 @@ async fn classify(
     request: ClassifyRequest,
     admitted: &Admitted,
 ) -> Result<ClassifyResponse, Refusal> {
-    let model = &base.models.of(&admitted.caller).find::<ClassifierHandle>(&request.model, &request.model_version, "model").await?;
-    base.limits.check(&request.texts, "texts")?;
+    let model = &base
+        .models
+        .of(&admitted.caller)
+        .find::<ClassifierHandle>(&request.model, &request.model_version, "model")
+        .await?;
+    base.limits().check(&request.texts, "texts")?;
     let classified = answer(method, model, request.texts, "texts", admitted).await?;
     let info = model.info();
     let top_k = usize::try_from(request.top_k).unwrap_or(usize::MAX);

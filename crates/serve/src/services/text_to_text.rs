@@ -100,8 +100,12 @@ async fn rewrite(
     request: Texts,
     admitted: &Admitted,
 ) -> Result<TextToTextResponse, Refusal> {
-    let model = &base.models.of(&admitted.caller).find::<TextToTextHandle>(&request.model, &request.model_version, "model").await?;
-    base.limits.check(&request.texts, "texts")?;
+    let model = &base
+        .models
+        .of(&admitted.caller)
+        .find::<TextToTextHandle>(&request.model, &request.model_version, "model")
+        .await?;
+    base.limits().check(&request.texts, "texts")?;
     let given = |number: u32| usize::try_from(number).ok().filter(|number| *number > 0);
     let (max_tokens, beams) = (given(request.options.max_tokens), given(request.options.beams));
     if beams.is_some_and(|beams| beams > MAX_BEAMS) {

@@ -41,7 +41,12 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 /// What is answered to a request with these lines in its head, over any connection.
-pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, line: &str, head: &str, body: &str) -> Answer {
+pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    line: &str,
+    head: &str,
+    body: &str,
+) -> Answer {
     let request = format!(
         "{line} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{head}\
          Connection: close\r\n\r\n{body}",

@@ -47,7 +47,21 @@ impl Running {
 pub(crate) const SERVING: i32 = 1;
 pub(crate) const NOT_SERVING: i32 = 2;
 
-pub(crate) async fn start(config: ServerConfig, sources: Vec<ModelSource>) -> Running {
+/// A server on a free port that nobody has connected to yet.
+pub(crate) struct Listening {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<Result<(), ServeError>>,
+}
+
+impl Listening {
+    pub(crate) async fn stop(self) -> Result<(), ServeError> {
+        self.stop.send(()).unwrap();
+        self.ended.await.unwrap()
+    }
+}
+
+pub(crate) async fn listen(config: ServerConfig, sources: Vec<ModelSource>) -> Listening {
     let config = ServerConfig { address: "127.0.0.1:0".parse().unwrap(), ..config };
     let (stop, stopped) = oneshot::channel::<()>();
     let (tell, listening) = oneshot::channel();
@@ -57,7 +71,11 @@ pub(crate) async fn start(config: ServerConfig, sources: Vec<ModelSource>) -> Ru
         };
         serve_models(config, sources, shutdown, |address| tell.send(address).unwrap()).await
     });
-    let address = listening.await.unwrap();
+    Listening { address: listening.await.unwrap(), stop, ended }
+}
+
+pub(crate) async fn start(config: ServerConfig, sources: Vec<ModelSource>) -> Running {
+    let Listening { address, stop, ended } = listen(config, sources).await;
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     Running { channel, address, stop: Some(stop), ended }
 }

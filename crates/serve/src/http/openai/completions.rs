@@ -71,7 +71,7 @@ pub(in crate::http) async fn complete(State(http): State<Http>, request: Request
     let model = http.base.models.of(&admitted.caller).find::<GeneratorHandle>(&fields.model, "", "model").await?;
     let shared: SamplingFields = body::fields(&body)?;
     let (sampling, format) = sampling(&fields, &shared, &model)?;
-    let prompts = prompts::read(fields.prompt, "prompt", http.base.limits)?;
+    let prompts = prompts::read(fields.prompt, "prompt", http.base.limits())?;
 
     let (answers, wants_logprobs) = (sampling.n, sampling.logprobs.is_some());
     let starts = prompts.into_iter().map(|prompt| {

@@ -67,7 +67,7 @@ pub(in crate::http) async fn embed(State(http): State<Http>, request: Request<Bo
         Some("base64") => true,
         Some(_) => Err(Refusal::invalid("encoding_format", "must be \"float\" or \"base64\""))?,
     };
-    let texts = prompts::read(fields.input, "input", base.limits)?;
+    let texts = prompts::read(fields.input, "input", base.limits())?;
     let truncate = fields.truncate.unwrap_or(false);
     let embedded =
         embedding::embed("/v1/embeddings", model, texts, truncate, fields.dimensions, "input", &admitted).await?;

@@ -29,7 +29,9 @@ impl From<&Refusal> for ErrorObject {
         let (kind, code) = match refusal {
             Refusal::Invalid { .. } => ("invalid_request_error", None),
             Refusal::TooLong { .. } => ("invalid_request_error", Some("context_length_exceeded")),
-            Refusal::TooLarge { .. } => ("invalid_request_error", Some("request_too_large")),
+            Refusal::TooLarge { .. } | Refusal::HeadTooLarge { .. } => {
+                ("invalid_request_error", Some("request_too_large"))
+            }
             Refusal::UnknownModel { .. } => ("invalid_request_error", Some("model_not_found")),
             Refusal::Unauthenticated { .. } => ("invalid_request_error", Some("invalid_api_key")),
             Refusal::Forbidden { .. } => ("invalid_request_error", Some("permission_denied")),
@@ -38,7 +40,7 @@ impl From<&Refusal> for ErrorObject {
             | Refusal::TooFast { .. }
             | Refusal::KeyBusy { .. } => ("rate_limit_error", Some("rate_limit_exceeded")),
             Refusal::TooSlow => ("rate_limit_error", Some("read_too_slowly")),
-            Refusal::DeadlineExceeded | Refusal::Idle(_) => ("timeout_error", Some("timeout")),
+            Refusal::DeadlineExceeded | Refusal::Idle(_) | Refusal::TooLate => ("timeout_error", Some("timeout")),
             Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
                 ("service_unavailable_error", Some("unavailable"))
             }

@@ -37,10 +37,7 @@ impl ModelObject {
     }
 }
 
-pub(in crate::http) async fn list(
-    State(http): State<Http>,
-    Extension(admitted): Extension<Admitted>,
-) -> Json<List> {
+pub(in crate::http) async fn list(State(http): State<Http>, Extension(admitted): Extension<Admitted>) -> Json<List> {
     let models = http.base.models.of(&admitted.caller);
     let data = models.newest().iter().map(|model| ModelObject::new(model, http.started)).collect();
     Json(List { object: "list", data })

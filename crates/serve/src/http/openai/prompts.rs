@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn all_forms_are_read_and_mixtures_refused() {
-        let limits = TextLimits { max_texts: 2, max_text_bytes: 5 };
+        let limits = TextLimits { max_texts: 2, max_text_bytes: 5, max_tensors: 1 };
         let text = |text: &str| TextOrTokens::Text(text.into());
         let read = |value: Value| super::read(Some(value), "input", limits);
         assert_eq!(read(json!("tide")).unwrap(), [text("tide")]);
