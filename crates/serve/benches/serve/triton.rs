@@ -111,8 +111,8 @@ struct Triton {
 }
 
 impl Triton {
-    /// Serves one model of this configuration and code, which may import from the folder `modules`.
-    fn start(folder: &Path, name: &str, config: &str, code: &str, modules: Option<&Path>) -> Result<Triton, String> {
+    /// Serves one model of this configuration and code.
+    fn start(folder: &Path, name: &str, config: &str, code: &str) -> Result<Triton, String> {
         let said = |error: std::io::Error| error.to_string();
         let folder = std::fs::canonicalize(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let repository = tempfile::tempdir().map_err(said)?;
