@@ -4,7 +4,7 @@ use tidemill_proto::inference::grpc_inference_service_server::{GrpcInferenceServ
 use tidemill_proto::inference::model_infer_response::InferOutputTensor;
 use tidemill_proto::inference::*;
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 struct Echo;
@@ -15,7 +15,9 @@ pub(crate) fn start(servers: &Runtime) -> String {
     let address = listener.local_addr().unwrap().to_string();
     let service = GrpcInferenceServiceServer::new(Echo);
     let server = tonic::transport::Server::builder().add_service(service);
-    servers.spawn(async move { server.serve_with_incoming(TcpListenerStream::new(listener)).await });
+    // As our server's: with Nagle's algorithm an answer may wait 40 ms for the other side's acknowledgement.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    servers.spawn(async move { server.serve_with_incoming(incoming).await });
     address
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn beside_triton(generator: &Generator, identity: Option<&str>, packa
         return;
     };
     if let Some(identity) = identity {
-        match Triton::start(&folder, "identity", CONFIG, MODEL, None) {
+        match Triton::start(&folder, "identity", CONFIG, MODEL) {
             Ok(triton) => identities(generator, &folder, &triton, identity),
             Err(problem) => println!("skipped: Triton's identity model: {problem}"),
         }
@@ -55,8 +55,9 @@ pub(crate) fn beside_triton(generator: &Generator, identity: Option<&str>, packa
         return;
     };
     let started = modules(Path::new(&python)).and_then(|modules| {
-        let config = text_config(package);
-        Triton::start(&folder, &package.model, &config, TEXT_MODEL, Some(&modules))
+        // By the code itself: what the environment says does not reach the backend's process.
+        let code = format!("import sys\n\nsys.path.insert(0, {:?})\n{TEXT_MODEL}", modules.display().to_string());
+        Triton::start(&folder, &package.model, &text_config(package), &code)
     });
     match started {
         Ok(triton) => classifiers(generator, &triton, package),
@@ -110,8 +111,8 @@ struct Triton {
 }
 
 impl Triton {
-    /// Serves one model of this configuration and code, which may import from the folder `modules`.
-    fn start(folder: &Path, name: &str, config: &str, code: &str, modules: Option<&Path>) -> Result<Triton, String> {
+    /// Serves one model of this configuration and code.
+    fn start(folder: &Path, name: &str, config: &str, code: &str) -> Result<Triton, String> {
         let said = |error: std::io::Error| error.to_string();
         let folder = std::fs::canonicalize(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let repository = tempfile::tempdir().map_err(said)?;
@@ -121,9 +122,6 @@ impl Triton {
         std::fs::write(model.join("1/model.py"), code).map_err(said)?;
         let ports = [free_port(), free_port(), free_port()];
         let home = folder.join("server/pytriton/tritonserver");
-        let system = PathBuf::from("/usr/lib/python3/dist-packages");
-        let modules = modules.map(Path::to_owned).into_iter().chain([system]);
-        let modules = std::env::join_paths(modules).map_err(|error| error.to_string())?;
         let child = Command::new(home.join("bin/tritonserver"))
             .arg("--model-repository")
             .arg(repository.path())
@@ -135,7 +133,7 @@ impl Triton {
             .env("LD_LIBRARY_PATH", folder.join("server/nvidia_pytriton.libs"))
             // Its backend is built for the system's Python.
             .env("PYTHONHOME", "/usr")
-            .env("PYTHONPATH", modules)
+            .env("PYTHONPATH", "/usr/lib/python3/dist-packages")
             .stdout(Stdio::null())
             .stderr(File::create(repository.path().join("log")).map_err(said)?)
             .spawn()
