@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidemill_proto::v1::ClassifyRequest;
 use tidemill_proto::v1::text_classification_client::TextClassificationClient;
@@ -108,14 +108,12 @@ async fn keys_and_bounds_are_read_again_at_sighup_and_the_supervisor_is_told() {
 #[test]
 fn an_address_that_others_reach_is_not_open_by_mistake() {
     let folder = tempfile::tempdir().unwrap();
-    let started = Instant::now();
     let refused = tidemill(folder.path(), &["serve", "--address", "0.0.0.0:0", "absent"]);
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("--allow-anyone") && refused.stderr.contains("keys"), "{}", refused.stderr);
     // It goes as far as opening the model.
     let allowed = tidemill(folder.path(), &["serve", "--address", "0.0.0.0:0", "--allow-anyone", "absent"]);
     assert!(allowed.stderr.contains("absent"), "{}", allowed.stderr);
-    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
