@@ -17,12 +17,14 @@ pub(crate) enum Access {
 }
 
 // A path that ends in a slash stands for all below it. Inference stands in the gate's own table.
-const PATHS: [(&str, Access); 10] = [
+const PATHS: [(&str, Access); 12] = [
     ("/healthz", Access::Everyone),
     ("/readyz", Access::Everyone),
     ("/grpc.health.v1.Health/", Access::Everyone),
     ("/inference.GRPCInferenceService/ServerLive", Access::Everyone),
     ("/inference.GRPCInferenceService/ServerReady", Access::Everyone),
+    ("/v2/health/live", Access::Everyone),
+    ("/v2/health/ready", Access::Everyone),
     ("/metrics", Access::Metrics),
     ("/inference.GRPCInferenceService/RepositoryIndex", Access::Admin),
     ("/inference.GRPCInferenceService/RepositoryModelLoad", Access::Admin),

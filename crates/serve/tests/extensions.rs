@@ -20,7 +20,7 @@ use tidemill_proto::inference::{
     SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusRequest, SystemSharedMemoryUnregisterRequest,
 };
 use tidemill_proto::tensor::{decode_fp32, encode_bytes};
-use tidemill_serve::ServerConfig;
+use tidemill_serve::{AdminConfig, ServerConfig};
 use tonic::Code;
 
 fn request(id: &str, texts: &[&str]) -> ModelInferRequest {
@@ -161,7 +161,8 @@ async fn tensors_travel_in_shared_memory_where_the_operator_allows_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_protocol_is_spoken_over_http_in_json_and_in_bytes() {
-    let server = served(ServerConfig::default()).await;
+    let admin = AdminConfig { enabled: true, address: None };
+    let server = served(ServerConfig { admin, ..ServerConfig::default() }).await;
     let address = server.address;
     let json = async |path: &str| -> (u16, Value) {
         let answer = get(address, path).await;

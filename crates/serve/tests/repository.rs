@@ -20,7 +20,7 @@ use tidemill_proto::inference::{
     RepositoryModelUnloadRequest,
 };
 use tidemill_serve::{
-    ModelSource, RepositoryConfig, RepositoryMode, RepositoryModelConfig, ServerConfig, VersionPolicy,
+    AdminConfig, ModelSource, RepositoryConfig, RepositoryMode, RepositoryModelConfig, ServerConfig, VersionPolicy,
 };
 use tonic::{Code, Status};
 
@@ -33,7 +33,8 @@ fn repository(root: &Path) -> RepositoryConfig {
 }
 
 async fn serve(repository: RepositoryConfig, sources: Vec<ModelSource>) -> Running {
-    let config = ServerConfig { repository: Some(repository), threads: Some(1), ..ServerConfig::default() };
+    let admin = AdminConfig { enabled: true, address: None };
+    let config = ServerConfig { repository: Some(repository), admin, threads: Some(1), ..ServerConfig::default() };
     start(config, sources).await
 }
 
