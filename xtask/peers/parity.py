@@ -592,6 +592,16 @@ def make(name, out):
         folder.rename(out / name)
 
 
+def is_made(name, out):
+    """Makes a case; one that cannot be made is told of and keeps no other from being made."""
+    try:
+        make(name, out)
+    except (Exception, SystemExit) as error:
+        print(f"{name} cannot be made: {type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 # What Tidemill wrote.
 
 
@@ -653,8 +663,9 @@ def main():
     out = options.out or (STORED if options.small else None)
     if out is None:
         parser.error("OUT is missing")
-    for name in names:
-        make(name, out)
+    failed = [name for name in names if not is_made(name, out)]
+    if failed:
+        sys.exit(f"not made: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

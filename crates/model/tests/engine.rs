@@ -18,18 +18,40 @@ fn next(context: &[i64]) -> i64 {
     context.iter().fold(7, |hash, token| (hash * 31 + token + 1) % 1009) % VOCABULARY
 }
 
+/// What follows a context of a model that reads those above `short` differently.
+fn next_of(context: &[i64], short: i64) -> i64 {
+    let context: Vec<i64> = context.iter().map(|token| key(*token, context.len() as i64, short)).collect();
+    next(&context)
+}
+
+/// The key of a token of a context of this length.
+fn key(token: i64, length: i64, short: i64) -> i64 {
+    token + if length > short { VOCABULARY } else { 0 }
+}
+
 /// Keeps tokens as keys, and reads the whole context back to say what follows.
-struct ByHand;
+struct ByHand {
+    /// Above this length all keys of a context are others.
+    short: i64,
+}
 
 impl Decoder for ByHand {
     fn shape(&self) -> DecoderShape {
         DecoderShape { layers: 1, kv_heads: 1, head_dim: 1, vocabulary: VOCABULARY, positions: LONGEST }
     }
 
+    fn short_contexts(&self) -> Option<usize> {
+        (self.short < LONGEST).then_some(self.short as usize)
+    }
+
     fn forward(&self, step: &Step, caches: &[LayerCache]) -> Result<Tensor, ModelError> {
         let cache = &caches[0];
         let size = cache.keys.size()[1];
-        let ids = step.ids().to_kind(Kind::Float);
+        let ids: Vec<i64> = Vec::try_from(step.ids()).unwrap();
+        let lengths = step.lengths().iter().enumerate();
+        let of = |(i, &length): (usize, &i64)| ids[step.queries(i)].iter().map(move |id| key(*id, length, self.short));
+        let ids: Vec<f32> = lengths.flat_map(of).map(|key| key as f32).collect();
+        let ids = Tensor::from_slice(&ids);
         let mut keys = cache.keys.view(-1);
         let _ = keys.index_copy_(0, step.slots(), &ids);
         let keys: Vec<f32> = Vec::try_from(&keys).unwrap();
@@ -58,7 +80,11 @@ impl Decoder for ByHand {
 }
 
 fn engine(config: EngineConfig) -> Engine {
-    Engine::new(Box::new(ByHand), config, Device::Cpu).unwrap()
+    engine_of(LONGEST, config)
+}
+
+fn engine_of(short: i64, config: EngineConfig) -> Engine {
+    Engine::new(Box::new(ByHand { short }), config, Device::Cpu).unwrap()
 }
 
 fn small() -> EngineConfig {
@@ -79,9 +105,13 @@ fn request(prompt: &[u32], tokens: usize) -> Request {
 
 /// What greedy choice must give.
 fn expected(prompt: &[u32], tokens: usize) -> Vec<u32> {
+    expected_of(LONGEST, prompt, tokens)
+}
+
+fn expected_of(short: i64, prompt: &[u32], tokens: usize) -> Vec<u32> {
     let mut context: Vec<i64> = prompt.iter().map(|&token| i64::from(token)).collect();
     for _ in 0..tokens {
-        context.push(next(&context));
+        context.push(next_of(&context, short));
     }
     context[prompt.len()..].iter().map(|&token| token as u32).collect()
 }
@@ -209,6 +239,59 @@ fn beams_read_their_own_pasts() {
     assert_eq!(answers[&(id, 0)].0, expected(&prompt, 8));
     assert_ne!(answers[&(id, 1)].0, answers[&(id, 0)].0);
     assert_eq!(engine.state().blocks_held, 0);
+}
+
+#[test]
+fn contexts_that_outgrow_the_short_ones_are_read_again() {
+    for lookup in [None, Some(PromptLookup::default())] {
+        let mut engine = engine_of(24, EngineConfig { lookup, ..small() });
+        let mut wanted = BTreeMap::new();
+        // Some stay short, some cross, some are long from the first; several begin alike.
+        for seed in 0..16 {
+            let (length, tokens) = (1 + (seed as usize * 7) % 40, 1 + (seed as usize * 5) % 30);
+            let prompt = prompt(seed % 3, length);
+            let id = engine.submit(request(&prompt, tokens)).unwrap();
+            wanted.insert((id, 0), (expected_of(24, &prompt, tokens), Some(FinishReason::Length)));
+        }
+        assert_eq!(run(&mut engine), wanted);
+        let state = engine.state();
+        assert!(state.preemptions > 0 && state.shared_tokens > 0, "{state:?}");
+        assert_eq!((state.blocks_held, state.running, state.waiting), (0, 0, 0), "{state:?}");
+    }
+}
+
+#[test]
+fn guesses_end_where_long_contexts_begin() {
+    // A prompt that repeats itself is guessed to go on so: 20 tokens and 8 guesses would end beyond 24.
+    let prompt: Vec<u32> = (0..20).map(|i| if i % 2 == 0 { 4 } else { 9 }).collect();
+    let mut engine = engine_of(24, EngineConfig { lookup: Some(PromptLookup::default()), ..small() });
+    let id = engine.submit(request(&prompt, 20)).unwrap();
+    assert_eq!(run(&mut engine)[&(id, 0)].0, expected_of(24, &prompt, 20));
+}
+
+#[test]
+fn answers_that_outgrow_the_short_contexts_share_what_they_read_again() {
+    let prompt = prompt(3, 20);
+    let sampling =
+        SamplingConfig { max_tokens: Some(12), n: 4, temperature: 2.0, seed: Some(5), ..SamplingConfig::default() };
+    let beams = SamplingConfig { max_tokens: Some(12), beams: 3, n: 3, ..SamplingConfig::greedy() };
+    let answers = |share_prefixes, sampling: &SamplingConfig| {
+        let mut engine = engine_of(24, EngineConfig { cache_tokens: 240, share_prefixes, ..small() });
+        let request = Request { prompt: prompt.clone(), sampling: sampling.clone(), ..Request::default() };
+        engine.submit(request).unwrap();
+        let answers: Vec<_> = run(&mut engine).into_values().map(|answer| answer.0).collect();
+        assert_eq!(engine.state().blocks_held, 0);
+        (answers, engine.state().shared_tokens)
+    };
+    for sampling in [&sampling, &beams] {
+        let (alone, unshared) = answers(false, sampling);
+        let (together, shared) = answers(true, sampling);
+        assert_eq!(alone, together);
+        // At least the prompt's five blocks, for each answer but the first.
+        assert_eq!(unshared, 0);
+        assert!(shared >= 20 * (sampling.n as u64 - 1), "{shared}");
+    }
+    assert_eq!(answers(true, &beams).0[0], expected_of(24, &prompt, 12));
 }
 
 #[test]

@@ -95,6 +95,10 @@ impl Decoder for GptNeoX {
         self.shape
     }
 
+    fn short_contexts(&self) -> Option<usize> {
+        self.rotary.short_contexts()
+    }
+
     fn forward(&self, step: &Step, caches: &[LayerCache]) -> Result<Tensor, ModelError> {
         let mut stream = ResidualStream::new(self.tokens.rows(step.ids())?); // [tokens, width]
         let rows = self.rotary.rows(step)?;

@@ -36,6 +36,12 @@ pub trait Decoder: Send {
     /// What its cache must hold.
     fn shape(&self) -> DecoderShape;
 
+    /// The longest context that is read as a short one: of a longer one all keys are others (LongRoPE), those of its
+    /// beginning included. None, as for most, where a longer context changes nothing of what the cache holds.
+    fn short_contexts(&self) -> Option<usize> {
+        None
+    }
+
     /// Runs the tokens of a step, writes their keys and values into `caches` (one a layer) and gives what the last layer
     /// says of each, `[tokens, width]`.
     ///

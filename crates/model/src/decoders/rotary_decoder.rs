@@ -223,6 +223,10 @@ impl Decoder for RotaryDecoder {
         self.shape
     }
 
+    fn short_contexts(&self) -> Option<usize> {
+        self.rotary.short_contexts()
+    }
+
     fn forward(&self, step: &Step, caches: &[LayerCache]) -> Result<Tensor, ModelError> {
         let mut embedded = self.table.rows(step.ids())?; // [tokens, width]
         if self.embedding_scale != 1.0 {

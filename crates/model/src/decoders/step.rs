@@ -14,6 +14,10 @@ pub struct SequenceStep<'a> {
     pub tokens: &'a [u32],
     /// How many tokens the cache holds of it already.
     pub cached: usize,
+    /// How many tokens it has in all, those that later steps run included: by it [`Decoder::short_contexts`] decides.
+    ///
+    /// [`Decoder::short_contexts`]: super::Decoder::short_contexts
+    pub length: usize,
     /// Its blocks of the cache in order, enough for all its tokens.
     pub blocks: &'a [u32],
 }
@@ -26,6 +30,7 @@ pub struct Step {
     slots: Tensor,
     attention: AttentionBatch,
     contexts: Vec<i64>,
+    lengths: Vec<i64>,
     starts: Vec<usize>,
 }
 
@@ -36,7 +41,7 @@ impl Step {
     /// [`ModelError::Input`] when there is no token, or blocks are too few.
     pub fn new(sequences: &[SequenceStep], block_size: usize, device: Device) -> Result<Step, ModelError> {
         let (mut ids, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut contexts, mut starts) = (Vec::new(), vec![0]);
+        let (mut contexts, mut lengths, mut starts) = (Vec::new(), Vec::new(), vec![0]);
         let widest = sequences.iter().map(|sequence| sequence.blocks.len()).max().unwrap_or_default();
         let mut tables = vec![0_i64; sequences.len() * widest];
         for (sequence, table) in sequences.iter().zip(tables.chunks_mut(widest.max(1))) {
@@ -52,6 +57,7 @@ impl Step {
                 *slot = i64::from(*block);
             }
             contexts.push((sequence.cached + sequence.tokens.len()) as i64);
+            lengths.push(sequence.length as i64);
             starts.push(ids.len());
         }
         if ids.is_empty() {
@@ -69,6 +75,7 @@ impl Step {
                 contexts: tensor(&contexts)?,
             },
             contexts,
+            lengths,
             starts,
         })
     }
@@ -96,6 +103,11 @@ impl Step {
     /// Each sequence's length after this step.
     pub fn contexts(&self) -> &[i64] {
         &self.contexts
+    }
+
+    /// Each sequence's length with the tokens that later steps run.
+    pub fn lengths(&self) -> &[i64] {
+        &self.lengths
     }
 
     /// The rows of a sequence's tokens in this step.

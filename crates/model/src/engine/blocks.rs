@@ -15,6 +15,10 @@ pub(super) type Block = u32;
 pub(super) struct Content(u128);
 
 impl Content {
+    /// What stands before the first block of a long context, whose keys are not a short one's: see
+    /// [`Decoder::short_contexts`](crate::decoders::Decoder::short_contexts).
+    pub(super) const LONG: Content = Content(1);
+
     /// Of a full block's tokens, which follow what `before` says.
     pub(super) fn of(before: Option<Content>, tokens: &[u32]) -> Content {
         let mut bytes = Vec::with_capacity(16 + 4 * tokens.len());

@@ -11,6 +11,8 @@ pub(super) struct Sequence {
     pub(super) tokens: Vec<u32>,
     /// How many of them the cache holds.
     pub(super) cached: usize,
+    /// Whether it is longer than the model's short contexts, and the cache holds it so.
+    pub(super) long: bool,
     /// Where, in order.
     pub(super) blocks: Vec<Block>,
     /// What the full ones among them contain.
@@ -31,6 +33,7 @@ impl Sequence {
         Sequence {
             tokens,
             cached: 0,
+            long: false,
             blocks: Vec::new(),
             contents: Vec::new(),
             guessed: Vec::new(),
@@ -50,7 +53,7 @@ impl Sequence {
     pub(super) fn find_prefix(&mut self, blocks: &mut Blocks) {
         let size = blocks.size();
         let whole = self.tokens.len().saturating_sub(1) / size;
-        let mut before = None;
+        let mut before = self.before_all();
         for tokens in self.tokens.chunks_exact(size).take(whole) {
             let content = Content::of(before, tokens);
             let Some(block) = blocks.find(content) else { break };
@@ -61,13 +64,26 @@ impl Sequence {
         }
     }
 
+    /// Becomes long when it has outgrown the short contexts: what the cache holds of it is of no use any more.
+    pub(super) fn outgrow(&mut self, short_contexts: usize, blocks: &mut Blocks) {
+        if !self.long && self.tokens.len() > short_contexts {
+            self.leave_blocks(blocks);
+            self.long = true;
+        }
+    }
+
+    /// What its first block follows.
+    fn before_all(&self) -> Option<Content> {
+        self.long.then_some(Content::LONG)
+    }
+
     /// Says what the blocks contain that the last step filled.
     pub(super) fn name_full_blocks(&mut self, blocks: &mut Blocks) {
         let size = blocks.size();
         while (self.contents.len() + 1) * size <= self.cached {
             let first = self.contents.len() * size;
             let Some(tokens) = self.tokens.get(first..first + size) else { break };
-            let content = Content::of(self.contents.last().copied(), tokens);
+            let content = Content::of(self.contents.last().copied().or(self.before_all()), tokens);
             if let Some(block) = self.blocks.get(self.contents.len()) {
                 blocks.name(*block, content);
             }
@@ -123,6 +139,7 @@ impl Sequence {
         Sequence {
             tokens: self.tokens.clone(),
             cached: self.cached,
+            long: self.long,
             blocks: self.blocks.clone(),
             contents: self.contents.clone(),
             constraint: self.constraint.clone(),
@@ -156,6 +173,17 @@ impl Group {
 
     pub(super) fn leave_blocks(&mut self, blocks: &mut Blocks) {
         self.sequences.iter_mut().for_each(|sequence| sequence.leave_blocks(blocks));
+    }
+
+    /// Whether the cache has nothing of an answer that others stand before. They begin alike: one reads the beginning, and
+    /// those after it take it from the cache.
+    pub(super) fn starts_again(&self, index: usize) -> bool {
+        index > 0 && self.sequences.get(index).is_some_and(|sequence| sequence.cached == 0 && sequence.remaining() > 1)
+    }
+
+    /// Whether an answer before this one is still being read.
+    pub(super) fn waits_for_another(&self, index: usize) -> bool {
+        self.sequences.iter().take(index).any(|sequence| !sequence.finished && sequence.remaining() > 1)
     }
 
     pub(super) fn is_finished(&self) -> bool {

@@ -238,6 +238,7 @@ pub struct Engine {
     device: Device,
     vocabulary: usize,
     longest: usize,
+    short_contexts: Option<usize>,
     state: EngineState,
 }
 
@@ -265,6 +266,7 @@ impl Engine {
             device,
             vocabulary: usize::try_from(shape.vocabulary).unwrap_or_default(),
             longest: positions.min(count * config.block_size),
+            short_contexts: model.short_contexts(),
             state: EngineState { blocks: count, ..EngineState::default() },
             model,
             config,
@@ -288,7 +290,10 @@ impl TokenEngine for Engine {
             Some(&token) => return Err(Refused::UnknownToken { token, vocabulary: self.vocabulary }),
             None => {}
         }
-        let group = Group::new(RequestId(self.next), request);
+        let mut group = Group::new(RequestId(self.next), request);
+        if let (Some(short), [first]) = (self.short_contexts, group.sequences.as_mut_slice()) {
+            first.outgrow(short, &mut self.blocks);
+        }
         let (tokens, asked) = (group.request.prompt.len(), group.width());
         let max = self.config.max_sequences.min(self.config.step_tokens);
         if asked > max {
@@ -395,7 +400,12 @@ impl Engine {
         let runs: Vec<Vec<u32>> = plan.parts.iter().map(|part| part.tokens(&self.running)).collect();
         let sequences = plan.parts.iter().zip(&runs).filter_map(|(part, tokens)| {
             let sequence = part.sequence(&self.running)?;
-            Some(SequenceStep { tokens, cached: sequence.cached, blocks: &sequence.blocks })
+            Some(SequenceStep {
+                tokens,
+                cached: sequence.cached,
+                length: sequence.tokens.len(),
+                blocks: &sequence.blocks,
+            })
         });
         let step = Step::new(&sequences.collect::<Vec<_>>(), self.config.block_size, self.device)?;
         let hidden = self.model.forward(&step, &self.caches)?; // [tokens, width]
@@ -475,6 +485,9 @@ impl Engine {
                     sequence.leave_blocks(&mut self.blocks);
                 } else {
                     sequence.name_full_blocks(&mut self.blocks);
+                    if let Some(short) = self.short_contexts {
+                        sequence.outgrow(short, &mut self.blocks);
+                    }
                 }
             }
         }

@@ -56,9 +56,17 @@ impl Engine {
                     None => None,
                 };
                 let lookup = self.config.lookup.filter(|_| group.beams.is_none());
+                let again = self.config.share_prefixes && !answering && group.starts_again(index);
+                if again && group.waits_for_another(index) {
+                    continue;
+                }
                 let Some(sequence) = group.sequences.get_mut(index).filter(|sequence| !sequence.finished) else {
                     continue;
                 };
+                if again {
+                    sequence.find_prefix(&mut self.blocks);
+                    self.state.shared_tokens += sequence.cached as u64;
+                }
                 let remaining = sequence.remaining();
                 if (remaining == 1) != answering || remaining == 0 || budget == 0 {
                     continue;
@@ -74,7 +82,11 @@ impl Engine {
                 }
                 sequence.guessed.clear();
                 if let Some(lookup) = lookup.filter(|_| answering && sequence.sampler.is_some()) {
-                    let room = (budget - 1).min(self.longest.saturating_sub(sequence.tokens.len() + 1));
+                    let mut room = (budget - 1).min(self.longest.saturating_sub(sequence.tokens.len() + 1));
+                    if let Some(short) = self.short_contexts.filter(|_| !sequence.long) {
+                        // A guess is read as what is known is: it ends where long contexts begin.
+                        room = room.min(short.saturating_sub(sequence.tokens.len()));
+                    }
                     let lookup = PromptLookup { tokens: lookup.tokens.min(room), ..lookup };
                     sequence.guessed = lookup.draft(&sequence.tokens);
                     count += sequence.guessed.len();

@@ -90,18 +90,22 @@ impl Rotary {
         Rotary { interleaved: true, ..self }
     }
 
-    /// The tables' rows for the tokens of a step, `[tokens]`.
+    /// LongRoPE's longest context with short factors; none for the other kinds.
+    pub fn short_contexts(&self) -> Option<usize> {
+        self.short_contexts.and_then(|short| usize::try_from(short).ok())
+    }
+
+    /// The tables' rows for the tokens of a step, `[tokens]`. LongRoPE's factors are one choice for the whole of a sequence.
     ///
     /// # Errors
     /// [`ModelError::Torch`] when libtorch refuses.
     pub fn rows(&self, step: &Step) -> Result<Tensor, ModelError> {
-        let Some(short) = self.short_contexts.filter(|short| step.contexts().iter().any(|context| context > short))
-        else {
+        let Some(short) = self.short_contexts.filter(|short| step.lengths().iter().any(|length| length > short)) else {
             return Ok(step.positions().shallow_clone());
         };
         let mut rows: Vec<i64> = Vec::try_from(step.positions().f_to_device(Device::Cpu)?)?;
-        for (sequence, context) in step.contexts().iter().enumerate() {
-            if *context > short {
+        for (sequence, length) in step.lengths().iter().enumerate() {
+            if *length > short {
                 for row in rows.get_mut(step.queries(sequence)).unwrap_or_default() {
                     *row += self.positions;
                 }

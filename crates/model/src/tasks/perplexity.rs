@@ -84,7 +84,8 @@ pub fn of_tokens(
         let end = begin + seen.len();
         // The first of a window has nothing before it there.
         let first = scored_to.max(begin + 1);
-        let step = Step::new(&[SequenceStep { tokens: seen, cached: 0, blocks: &blocks }], BLOCK, Device::Cpu)?;
+        let whole = SequenceStep { tokens: seen, cached: 0, length: seen.len(), blocks: &blocks };
+        let step = Step::new(&[whole], BLOCK, Device::Cpu)?;
         let targets: Vec<i64> = tokens.get(first..end).unwrap_or_default().iter().copied().map(i64::from).collect();
         sum += tch::no_grad(|| {
             let hidden = model.forward(&step, &caches)?;

@@ -127,7 +127,7 @@ impl Prompts<'_> {
         let mut sequences = Vec::new();
         for ((row, blocks), &(from, to)) in self.rows.iter().zip(&blocks).zip(ranges) {
             if from < to {
-                sequences.push(SequenceStep { tokens: &row[from..to], cached: from, blocks });
+                sequences.push(SequenceStep { tokens: &row[from..to], cached: from, length: row.len(), blocks });
             }
         }
         let step = Step::new(&sequences, BLOCK, Device::Cpu)?;
