@@ -2,6 +2,7 @@
 //! with their unit ("500us", "2ms", "30s", "5m").
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,9 @@ pub struct ServerConfig {
     /// The longest context of a model that generates, prompt and answer together, in tokens. Default (absent): the
     /// checkpoint's own, up to 8,192.
     pub max_context: Option<usize>,
+    /// A smaller checkpoint that drafts for the decoders served, all of which must have its tokens; their answers do not
+    /// change. Default: none.
+    pub draft: Option<PathBuf>,
     /// Bytes that the keys and values of a model that generates may take. Default (absent): 1 GiB, taken as it is used.
     pub cache_bytes: Option<usize>,
     /// Most sequences that a model generates at once. Default: 64.
@@ -123,6 +127,7 @@ impl Default for ServerConfig {
             max_queue: 4096,
             precision: None,
             max_context: None,
+            draft: None,
             cache_bytes: None,
             max_sequences: 64,
             max_waiting: 256,
