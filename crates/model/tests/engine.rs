@@ -29,15 +29,20 @@ fn key(token: i64, length: i64, short: i64) -> i64 {
     token + if length > short { VOCABULARY } else { 0 }
 }
 
-/// Keeps tokens as keys, and reads the whole context back to say what follows.
+/// Keeps tokens as keys, and reads the whole context back to say what follows; one that errs is wrong after some.
 struct ByHand {
     /// Above this length all keys of a context are others.
     short: i64,
+    errs: bool,
+    vocabulary: i64,
+    positions: i64,
 }
+
+const SOUND: ByHand = ByHand { short: LONGEST, errs: false, vocabulary: VOCABULARY, positions: LONGEST };
 
 impl Decoder for ByHand {
     fn shape(&self) -> DecoderShape {
-        DecoderShape { layers: 1, kv_heads: 1, head_dim: 1, vocabulary: VOCABULARY, positions: LONGEST }
+        DecoderShape { layers: 1, kv_heads: 1, head_dim: 1, vocabulary: self.vocabulary, positions: self.positions }
     }
 
     fn short_contexts(&self) -> Option<usize> {
@@ -63,7 +68,9 @@ impl Decoder for ByHand {
             let all: Vec<i64> = (0..*context).map(token).collect();
             let queries = step.queries(sequence).len();
             for query in 0..queries {
-                said.push(next(&all[..all.len() - queries + 1 + query]) as f32);
+                let context = &all[..all.len() - queries + 1 + query];
+                let wrong = i64::from(self.errs && context.iter().sum::<i64>() % 3 == 0);
+                said.push(((next(context) + wrong) % VOCABULARY) as f32);
             }
         }
         Ok(Tensor::from_slice(&said).unsqueeze(1))
@@ -72,7 +79,7 @@ impl Decoder for ByHand {
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
         // The token that follows is the likeliest, its neighbours come next.
         let said = hidden.to_kind(Kind::Int64).view(-1);
-        let scores = Tensor::zeros([said.size()[0], VOCABULARY], (Kind::Float, Device::Cpu));
+        let scores = Tensor::zeros([said.size()[0], self.vocabulary], (Kind::Float, Device::Cpu));
         let _ = scores.shallow_clone().scatter_value_(1, &said.unsqueeze(1), 5.0);
         let neighbour = (said + 1).remainder(VOCABULARY).unsqueeze(1);
         Ok(scores.scatter_value(1, &neighbour, 4.0))
@@ -84,7 +91,11 @@ fn engine(config: EngineConfig) -> Engine {
 }
 
 fn engine_of(short: i64, config: EngineConfig) -> Engine {
-    Engine::new(Box::new(ByHand { short }), config, Device::Cpu).unwrap()
+    Engine::new(Box::new(ByHand { short, ..SOUND }), config, Device::Cpu).unwrap()
+}
+
+fn drafted(config: EngineConfig, draft: ByHand) -> Engine {
+    engine(config).with_draft(Box::new(draft), Kind::Float).unwrap()
 }
 
 fn small() -> EngineConfig {
@@ -225,7 +236,72 @@ fn guesses_change_nothing_but_the_number_of_steps() {
     assert_eq!(answer(&mut plain), answer(&mut guessing));
     let (plain, guessing) = (plain.state(), guessing.state());
     assert_eq!(plain.generated_tokens, guessing.generated_tokens);
-    assert_eq!(guessing.steps + guessing.guessed_tokens, plain.steps, "{guessing:?}");
+    assert_eq!(guessing.steps + guessing.accepted_tokens, plain.steps, "{guessing:?}");
+}
+
+/// Requests of all kinds: greedy and drawn, one answer and several, short and up to the end of the context.
+fn mixed() -> Vec<Request> {
+    let mut requests = Vec::new();
+    for seed in 0..16 {
+        let (length, tokens) = (1 + (seed as usize * 7) % 40, 1 + (seed as usize * 5) % 30);
+        let greedy = request(&prompt(seed, length), tokens);
+        let drawn = SamplingConfig { temperature: 1.5, seed: Some(seed.into()), ..SamplingConfig::default() };
+        let (max_tokens, n) = (Some(tokens), 1 + seed as usize % 2);
+        let drawn = SamplingConfig { max_tokens, repetition_penalty: 1.2, n, ..drawn };
+        requests.push(if seed % 3 == 0 { Request { sampling: drawn, ..greedy } } else { greedy });
+    }
+    requests.push(request(&prompt(16, LONGEST as usize - 9), 500));
+    let sampling = SamplingConfig { max_tokens: Some(6), beams: 2, ..SamplingConfig::greedy() };
+    requests.push(Request { sampling, ..request(&prompt(17, 8), 6) });
+    requests
+}
+
+#[test]
+fn a_draft_model_changes_no_answer() {
+    let answers = |engine: &mut Engine| {
+        for request in mixed() {
+            engine.submit(request).unwrap();
+        }
+        run(engine)
+    };
+    let lookup = EngineConfig { lookup: Some(PromptLookup::default()), ..small() };
+    let roomy = EngineConfig { cache_tokens: 4000, ..small() };
+    let narrow = ByHand { positions: 30, ..SOUND };
+    for (what, config, draft) in [
+        ("sound", small(), SOUND),
+        ("with room", roomy, SOUND),
+        ("errs", roomy, ByHand { errs: true, ..SOUND }),
+        ("short context", roomy, narrow),
+        ("more tokens", roomy, ByHand { vocabulary: VOCABULARY + 14, ..SOUND }),
+        ("look-up first", lookup, ByHand { errs: true, ..SOUND }),
+        ("unshared", EngineConfig { share_prefixes: false, ..small() }, SOUND),
+        ("one at a time", EngineConfig { max_sequences: 2, step_tokens: 5, ..small() }, SOUND),
+    ] {
+        let mut plain = engine(config);
+        let mut drafted = drafted(config, draft);
+        assert_eq!(answers(&mut plain), answers(&mut drafted), "{what}");
+        let (plain, drafted) = (plain.state(), drafted.state());
+        if config.max_sequences > 2 {
+            assert_eq!(plain.preemptions > 0, config.cache_tokens < 4000, "{what}: {plain:?}");
+        }
+        assert!(drafted.accepted_tokens > 0, "{what}: {drafted:?}");
+        assert!(drafted.accepted_tokens <= drafted.drafted_tokens, "{what}: {drafted:?}");
+        assert_eq!(drafted.blocks_held, 0, "{what}");
+    }
+}
+
+#[test]
+fn drafts_of_the_same_weights_all_stand() {
+    let mut plain = engine(small());
+    let mut drafted = drafted(small(), SOUND);
+    for engine in [&mut plain, &mut drafted] {
+        engine.submit(request(&prompt(4, 30), 80)).unwrap();
+    }
+    assert_eq!(run(&mut plain), run(&mut drafted));
+    let (plain, drafted) = (plain.state(), drafted.state());
+    assert_eq!(drafted.accepted_tokens, drafted.drafted_tokens, "{drafted:?}");
+    assert_eq!(drafted.steps + drafted.accepted_tokens, plain.steps, "{drafted:?}");
+    assert!(drafted.steps * 5 < plain.steps, "eight tokens are drafted a step: {drafted:?}");
 }
 
 #[test]

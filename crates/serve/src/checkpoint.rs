@@ -36,7 +36,8 @@ pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics
             true => Model::Generator,
             false => |handle| Model::TextToText(TextToTextHandle::Generator(handle)),
         };
-        let (options, threads) = (options(config), config.threads.unwrap_or(1));
+        let (mut options, threads) = (options(config), config.threads.unwrap_or(1));
+        options.draft = config.draft.clone().filter(|_| is_decoder(model_type));
         return generation::spawn(path.label(), config, metrics, wrap, move || {
             open_generator(&path, &options, threads)
         });

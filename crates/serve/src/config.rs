@@ -66,6 +66,9 @@ pub struct ServerConfig {
     /// The longest context of a model that generates, prompt and answer together, in tokens. Default (absent): the
     /// checkpoint's own, up to 8,192.
     pub max_context: Option<usize>,
+    /// A smaller checkpoint that drafts for the decoders served, all of which must have its tokens; their answers do not
+    /// change. Default: none.
+    pub draft: Option<PathBuf>,
     /// Bytes that the keys and values of a model that generates may take. Default (absent): 1 GiB, taken as it is used.
     pub cache_bytes: Option<usize>,
     /// Most sequences that a model generates at once. Default: 64.
@@ -166,6 +169,7 @@ impl Default for ServerConfig {
             max_queue: 4096,
             precision: None,
             max_context: None,
+            draft: None,
             cache_bytes: None,
             max_sequences: 64,
             max_waiting: 256,

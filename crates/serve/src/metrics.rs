@@ -79,6 +79,8 @@ impl Metrics {
             prompt_tokens: self.counter("tidemill_prompt_tokens_total", labels()),
             shared_tokens: self.counter("tidemill_shared_prompt_tokens_total", labels()),
             generated_tokens: self.counter("tidemill_generated_tokens_total", labels()),
+            drafted_tokens: self.counter("tidemill_drafted_tokens_total", labels()),
+            accepted_tokens: self.counter("tidemill_accepted_tokens_total", labels()),
             preemptions: self.counter("tidemill_preemptions_total", labels()),
         }
     }
@@ -124,6 +126,8 @@ impl Metrics {
             ("tidemill_prompt_tokens_total", "Tokens that were read"),
             ("tidemill_shared_prompt_tokens_total", "Prompt tokens whose keys and values were in the cache already"),
             ("tidemill_generated_tokens_total", "Tokens that were generated"),
+            ("tidemill_drafted_tokens_total", "Tokens that were guessed ahead"),
+            ("tidemill_accepted_tokens_total", "Tokens that were guessed ahead and turned out right"),
             ("tidemill_preemptions_total", "Requests that gave their cache up to others and started again"),
         ];
         for (name, help) in counters {
@@ -178,6 +182,8 @@ pub(crate) struct GenerationMetrics {
     pub(crate) prompt_tokens: Counter,
     pub(crate) shared_tokens: Counter,
     pub(crate) generated_tokens: Counter,
+    pub(crate) drafted_tokens: Counter,
+    pub(crate) accepted_tokens: Counter,
     pub(crate) preemptions: Counter,
 }
 

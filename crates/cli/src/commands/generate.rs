@@ -52,6 +52,10 @@ pub(crate) struct ModelArguments {
     #[arg(long, value_name = "TOKENS")]
     max_context: Option<usize>,
 
+    /// A smaller checkpoint of the same tokens that drafts ahead; the text does not change, only the speed
+    #[arg(long, value_name = "PATH")]
+    draft: Option<PathBuf>,
+
     /// Threads that libtorch uses; by default all that this process may use
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
     threads: Option<i32>,
@@ -79,7 +83,8 @@ impl ModelArguments {
             PrecisionArgument::Int8 => Precision::Int8,
             PrecisionArgument::Int4 => Precision::Int4,
         });
-        let options = GeneratorOptions { precision, max_context: self.max_context, ..GeneratorOptions::default() };
+        let (max_context, draft) = (self.max_context, self.draft.clone());
+        let options = GeneratorOptions { precision, max_context, draft, ..GeneratorOptions::default() };
         Ok(Generator::open(&self.model, &options)?)
     }
 }
@@ -219,7 +224,8 @@ pub(crate) fn run(arguments: Arguments, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&json!({
             "texts": texts, "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
-            "seconds": seconds,
+            "seconds": seconds, "drafted_tokens": generator.state().drafted_tokens,
+            "accepted_tokens": generator.state().accepted_tokens,
         }));
     }
     if several {

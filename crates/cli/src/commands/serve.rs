@@ -82,6 +82,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TOKENS")]
     max_context: Option<usize>,
 
+    /// A smaller checkpoint that drafts for the models that generate, which must have its tokens
+    #[arg(long, value_name = "PATH")]
+    draft: Option<PathBuf>,
+
     /// What the keys and values of a model that generates may take
     #[arg(long, value_name = "BYTES")]
     cache_bytes: Option<usize>,
@@ -162,6 +166,7 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
             *file = folder.join(&*file);
         }
         config.tls = config.tls.map(|files| files.within(folder));
+        config.draft = config.draft.map(|draft| folder.join(draft));
     }
     if let Some(text) = &arguments.address {
         config.address = address(text)?;
@@ -186,6 +191,7 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
     config.threads = arguments.threads.or(config.threads);
     config.precision = arguments.precision.map(CheckpointPrecision::from).or(config.precision);
     config.max_context = arguments.max_context.or(config.max_context);
+    config.draft = arguments.draft.or(config.draft);
     config.cache_bytes = arguments.cache_bytes.or(config.cache_bytes);
     config.max_sequences = arguments.max_sequences.unwrap_or(config.max_sequences);
     Ok(config)

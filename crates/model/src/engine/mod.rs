@@ -4,6 +4,7 @@
 //! that begin alike. Plain synchronous code: submit, step, read what came out. Knows nothing of text, sockets or threads.
 
 mod blocks;
+mod draft;
 mod encoder_decoder;
 mod group;
 mod plan;
@@ -12,10 +13,11 @@ mod waiting;
 use tch::{Device, Kind, Tensor};
 
 use self::blocks::Blocks;
+use self::draft::Drafter;
 use self::group::{Group, Sequence};
 use self::plan::Plan;
 use self::waiting::Waiting;
-use crate::decoders::{Decoder, LayerCache, SequenceStep, Step};
+use crate::decoders::{Decoder, DecoderShape, LayerCache, SequenceStep, Step};
 use crate::error::ModelError;
 use crate::generation::{
     BeamSearch, Chosen, Constraint, FinishReason, Hypothesis, PromptLookup, Sampler, SamplingConfig, SamplingError,
@@ -47,6 +49,8 @@ pub struct EngineConfig {
     /// Guesses the next tokens by looking the last ones up earlier in the sequence, and checks them all in one step. The
     /// answers do not change. Default none.
     pub lookup: Option<PromptLookup>,
+    /// Most tokens that a draft model guesses at once, where there is one. Default 8.
+    pub draft_tokens: usize,
 }
 
 impl Default for EngineConfig {
@@ -60,6 +64,7 @@ impl Default for EngineConfig {
             cache_kind: Kind::Float,
             share_prefixes: true,
             lookup: None,
+            draft_tokens: 8,
         }
     }
 }
@@ -186,8 +191,10 @@ pub struct EngineState {
     pub shared_tokens: u64,
     /// Tokens that were generated.
     pub generated_tokens: u64,
-    /// Guessed tokens that turned out right.
-    pub guessed_tokens: u64,
+    /// Tokens that were guessed ahead, by look-up or by a draft model.
+    pub drafted_tokens: u64,
+    /// Those among them that turned out right.
+    pub accepted_tokens: u64,
     /// Requests that lost their memory to others and had to start again.
     pub preemptions: u64,
 }
@@ -232,6 +239,7 @@ pub struct Engine {
     caches: Vec<LayerCache>,
     blocks: Blocks,
     config: EngineConfig,
+    drafter: Option<Drafter>,
     waiting: Waiting,
     running: Vec<Group>,
     next: u64,
@@ -254,12 +262,11 @@ impl Engine {
         }
         let shape = model.shape();
         let count = config.cache_tokens / config.block_size;
-        let size = [count as i64, config.block_size as i64, shape.kv_heads, shape.head_dim];
-        let caches = (0..shape.layers).map(|_| LayerCache::new(size, config.cache_kind, device));
         let positions = usize::try_from(shape.positions).unwrap_or_default();
         Ok(Engine {
-            caches: caches.collect::<Result<_, _>>()?,
+            caches: allocate(&shape, &config, device)?,
             blocks: Blocks::new(count, config.block_size),
+            drafter: None,
             waiting: Waiting::default(),
             running: Vec::new(),
             next: 0,
@@ -272,6 +279,25 @@ impl Engine {
             config,
         })
     }
+
+    /// Has `model`, a smaller one of the same tokens, guess what follows, and checks its guesses in one step. The answers do
+    /// not change. Its cache has as many tokens as the engine's own, of the element type `cache_kind`.
+    ///
+    /// # Errors
+    /// [`ModelError`] when there is no memory.
+    pub fn with_draft(self, model: Box<dyn Decoder>, cache_kind: Kind) -> Result<Engine, ModelError> {
+        let config = EngineConfig { cache_kind, ..self.config };
+        let drafter = Drafter::new(model, config, self.vocabulary, self.device)?;
+        Ok(Engine { drafter: Some(drafter), ..self })
+    }
+}
+
+/// The cache of a decoder of this shape, one a layer.
+fn allocate(shape: &DecoderShape, config: &EngineConfig, device: Device) -> Result<Vec<LayerCache>, ModelError> {
+    let blocks = config.cache_tokens / config.block_size;
+    let size = [blocks as i64, config.block_size as i64, shape.kv_heads, shape.head_dim];
+    let caches = (0..shape.layers).map(|_| LayerCache::new(size, config.cache_kind, device));
+    Ok(caches.collect::<Result<_, _>>()?)
 }
 
 impl TokenEngine for Engine {
@@ -349,6 +375,7 @@ impl TokenEngine for Engine {
     fn step(&mut self) -> Result<Vec<Event>, ModelError> {
         let mut events = Vec::new();
         self.admit(&mut events);
+        tch::no_grad(|| self.guess()).or_else(|error| self.give_up(error))?;
         let plan = self.plan(&mut events);
         if plan.parts.is_empty() {
             return Ok(events);
@@ -359,15 +386,18 @@ impl TokenEngine for Engine {
                 self.choose(&plan, logits, &mut events);
                 Ok(events)
             }
-            Err(error) => {
-                self.running.drain(..).for_each(|mut group| group.leave_blocks(&mut self.blocks));
-                Err(error)
-            }
+            Err(error) => self.give_up(error),
         }
     }
 }
 
 impl Engine {
+    /// The model failed: forgets everything that was running.
+    fn give_up<Output>(&mut self, error: ModelError) -> Result<Output, ModelError> {
+        self.running.drain(..).for_each(|mut group| group.leave_blocks(&mut self.blocks));
+        Err(error)
+    }
+
     /// Lets requests in while there is room, each with what the cache has of its beginning.
     fn admit(&mut self, events: &mut Vec<Event>) {
         let mut running: usize = self.running.iter().map(Group::width).sum();
@@ -470,8 +500,9 @@ impl Engine {
             if sequence.sampler.is_none() {
                 start_samples(group, part.index, rows, place, events);
             } else {
+                self.state.drafted_tokens += sequence.guessed.len() as u64;
                 let right = advance(group.id, sequence, &group.request.sampling, rows, self.longest, events);
-                self.state.guessed_tokens += right;
+                self.state.accepted_tokens += right;
                 self.state.generated_tokens += right;
             }
         }

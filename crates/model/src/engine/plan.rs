@@ -4,7 +4,6 @@
 use super::blocks::Block;
 use super::group::{Group, Sequence};
 use super::{Engine, Event, RequestId};
-use crate::generation::PromptLookup;
 
 /// One sequence's part of a step.
 #[derive(Debug)]
@@ -55,7 +54,6 @@ impl Engine {
                     Some(_) => Some(group.sequences.len() - index),
                     None => None,
                 };
-                let lookup = self.config.lookup.filter(|_| group.beams.is_none());
                 let again = self.config.share_prefixes && !answering && group.starts_again(index);
                 if again && group.waits_for_another(index) {
                     continue;
@@ -80,22 +78,12 @@ impl Engine {
                         false => count = count.min(remaining - 1),
                     }
                 }
-                sequence.guessed.clear();
-                if let Some(lookup) = lookup.filter(|_| answering && sequence.sampler.is_some()) {
-                    let mut room = (budget - 1).min(self.longest.saturating_sub(sequence.tokens.len() + 1));
-                    if let Some(short) = self.short_contexts.filter(|_| !sequence.long) {
-                        // A guess is read as what is known is: it ends where long contexts begin.
-                        room = room.min(short.saturating_sub(sequence.tokens.len()));
-                    }
-                    let lookup = PromptLookup { tokens: lookup.tokens.min(room), ..lookup };
-                    sequence.guessed = lookup.draft(&sequence.tokens);
-                    count += sequence.guessed.len();
-                }
+                count += sequence.guessed.len();
                 let chosen = if count >= remaining { count - remaining + 1 } else { 0 };
                 if !self.make_room(id, index, count, &mut plan, events) {
                     continue;
                 }
-                budget -= count;
+                budget = budget.saturating_sub(count);
                 plan.parts.push(Part { group: id, index, count, chosen });
             }
         }

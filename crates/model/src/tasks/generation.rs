@@ -5,7 +5,7 @@
 mod preparation;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -14,7 +14,7 @@ use tidemill_torch::Precision;
 use tokenizers::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::decoders;
+use crate::decoders::{self, Decoder};
 use crate::encoder_decoders::{self, is_encoder_decoder};
 use crate::engine::{EncoderDecoderEngine, Engine, EngineConfig, EngineState, Event, Refused, RequestId, TokenEngine};
 use crate::error::ModelError;
@@ -26,7 +26,7 @@ use crate::parameters::Parameters;
 pub use preparation::{GenerateRequest, Input, Preparation, PrepareError, Prepared};
 
 /// How a checkpoint is opened for generation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct GeneratorOptions {
     /// Where the model runs. Default the CPU.
     pub device: Device,
@@ -34,8 +34,11 @@ pub struct GeneratorOptions {
     pub precision: Option<Precision>,
     /// The longest context, prompt and answer together; absent, as long as the model allows, up to 8,192.
     pub max_context: Option<usize>,
-    /// Bytes that keys and values may take. Default 1 GiB; memory is taken as it is used.
+    /// Bytes that keys and values may take, a draft model's included. Default 1 GiB; memory is taken as it is used.
     pub cache_bytes: usize,
+    /// A smaller checkpoint of the same tokens that drafts what the model then checks: the answers do not change. Its weights
+    /// are held as they are stored. Default none.
+    pub draft: Option<PathBuf>,
     /// How much is done at once; its `cache_tokens` and `cache_kind` follow from the keys above.
     pub engine: EngineConfig,
 }
@@ -47,17 +50,22 @@ impl Default for GeneratorOptions {
             precision: None,
             max_context: None,
             cache_bytes: 1 << 30,
+            draft: None,
             engine: EngineConfig::default(),
         }
     }
 }
 
 impl GeneratorOptions {
-    /// Positions that the cache has room for, each of `width` keys and as many values in all layers together.
-    fn cache_tokens(&self, width: i64, kind: Kind) -> usize {
-        let bytes = usize::try_from(2 * width).unwrap_or_default() * kind.elt_size_in_bytes();
+    /// Positions that caches have room for which take so many bytes for each.
+    fn cache_tokens(&self, bytes: usize) -> usize {
         self.cache_bytes / bytes.max(1)
     }
+}
+
+/// Bytes of one position's keys and values, of `width` numbers each in all layers together.
+fn position_bytes(width: i64, kind: Kind) -> usize {
+    usize::try_from(2 * width).unwrap_or_default() * kind.elt_size_in_bytes()
 }
 
 /// The longest context where none is asked for.
@@ -87,6 +95,24 @@ pub enum GeneratorError {
     /// Its `generation_config.json`.
     #[error("generation_config.json: {0}")]
     Sampling(#[from] SamplingError),
+    /// A draft model for, or that is, an encoder-decoder.
+    #[error("{}: an encoder-decoder takes no part in drafting; draft with a decoder for a decoder", path.display())]
+    NoDrafts {
+        /// The encoder-decoder's folder.
+        path: PathBuf,
+    },
+    /// The draft model has other tokens.
+    #[error(
+        "{}: its tokens are not those of {}, so it cannot draft for it; take a smaller checkpoint of the same family",
+        draft.display(),
+        model.display()
+    )]
+    DraftTokens {
+        /// The draft model's folder or file.
+        draft: PathBuf,
+        /// The model's.
+        model: PathBuf,
+    },
     /// Its tokeniser and its table of token vectors are not of one model.
     #[error(
         "the tokenizer has the token {token}, and the model has only {vocabulary} tokens: they do not belong together"
@@ -193,25 +219,22 @@ impl Generator {
     pub fn open(path: &Path, options: &GeneratorOptions) -> Result<Generator, GeneratorError> {
         let checkpoint = Checkpoint::open(path)?;
         let parameters = Parameters::mapped(checkpoint.source()?, options.device).with_precision(options.precision);
-        let model_type = checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default();
-        if is_encoder_decoder(model_type) {
+        if is_encoder_decoder(model_type(&checkpoint)) {
             return Generator::open_encoder_decoder(&checkpoint, &parameters, options);
         }
-        let longest = options.max_context.unwrap_or(DEFAULT_CONTEXT);
-        let longest = checkpoint.model_max_length().map_or(longest, |most| most.min(longest));
-        let model = decoders::build(&parameters.root(), checkpoint.config(), longest as i64)?;
-        let shape = model.shape();
-        // Keys and values are rounded where the weights are.
-        let cache_kind = match parameters.holds_float32() {
-            true => Kind::Float,
-            false => Kind::BFloat16,
-        };
-        let tokens = options.cache_tokens(shape.layers * shape.kv_heads * shape.head_dim, cache_kind);
+        let model = OpenDecoder::new(&checkpoint, &parameters, options)?;
+        let draft = options.draft.as_ref().map(|path| open_draft(path, &checkpoint, options)).transpose()?;
+        let drafting = draft.as_ref().map_or(0, OpenDecoder::position_bytes);
+        let tokens = options.cache_tokens(model.position_bytes() + drafting);
+        let shape = model.decoder.shape();
         let positions = usize::try_from(shape.positions).unwrap_or_default();
         let most = positions.saturating_mul(options.engine.max_sequences);
         let cache_tokens = tokens.clamp(options.engine.block_size, most.max(options.engine.block_size));
-        let config = EngineConfig { cache_tokens, cache_kind, ..options.engine };
-        let engine = Engine::new(model, config, options.device)?;
+        let config = EngineConfig { cache_tokens, cache_kind: model.cache_kind, ..options.engine };
+        let mut engine = Engine::new(model.decoder, config, options.device)?;
+        if let Some(draft) = draft {
+            engine = engine.with_draft(draft.decoder, draft.cache_kind)?;
+        }
         let vocabulary = usize::try_from(shape.vocabulary).unwrap_or_default();
         let preparation = Arc::new(Preparation::new(&checkpoint, vocabulary, engine.longest())?);
         Ok(Generator::new(Box::new(engine), preparation, options))
@@ -222,11 +245,15 @@ impl Generator {
         parameters: &Parameters,
         options: &GeneratorOptions,
     ) -> Result<Generator, GeneratorError> {
+        if options.draft.is_some() {
+            return Err(GeneratorError::NoDrafts { path: checkpoint.path().to_path_buf() });
+        }
         // What the tokeniser's files bound is what the model was trained on; relative positions allow more on demand.
         let longest = options.max_context.or(checkpoint.model_max_length()).unwrap_or(DEFAULT_CONTEXT);
         let model = encoder_decoders::build(&parameters.root(), checkpoint.config(), longest as i64)?;
         let shape = model.shape();
-        let cache_tokens = options.cache_tokens(shape.layers * shape.heads * shape.head_dim, Kind::Float);
+        let bytes = position_bytes(shape.layers * shape.heads * shape.head_dim, Kind::Float);
+        let cache_tokens = options.cache_tokens(bytes);
         let engine = EncoderDecoderEngine::new(model, EngineConfig { cache_tokens, ..options.engine })?;
         let preparation = Arc::new(Preparation::of_encoder_decoder(checkpoint, &shape)?);
         Ok(Generator::new(Box::new(engine), preparation, options))
@@ -393,6 +420,53 @@ impl Generator {
         };
         unfinished.map(output).collect()
     }
+}
+
+/// A decoder, and what its keys and values are held in.
+struct OpenDecoder {
+    decoder: Box<dyn Decoder>,
+    cache_kind: Kind,
+}
+
+impl OpenDecoder {
+    fn new(
+        checkpoint: &Checkpoint,
+        parameters: &Parameters,
+        options: &GeneratorOptions,
+    ) -> Result<OpenDecoder, GeneratorError> {
+        let longest = options.max_context.unwrap_or(DEFAULT_CONTEXT);
+        let longest = checkpoint.model_max_length().map_or(longest, |most| most.min(longest));
+        let decoder = decoders::build(&parameters.root(), checkpoint.config(), longest as i64)?;
+        // Keys and values are rounded where the weights are.
+        let cache_kind = match parameters.holds_float32() {
+            true => Kind::Float,
+            false => Kind::BFloat16,
+        };
+        Ok(OpenDecoder { decoder, cache_kind })
+    }
+
+    fn position_bytes(&self) -> usize {
+        let shape = self.decoder.shape();
+        position_bytes(shape.layers * shape.kv_heads * shape.head_dim, self.cache_kind)
+    }
+}
+
+/// Opens the checkpoint that drafts for `model`, and makes sure that both have the same tokens.
+fn open_draft(path: &Path, model: &Checkpoint, options: &GeneratorOptions) -> Result<OpenDecoder, GeneratorError> {
+    let draft = Checkpoint::open(path)?;
+    if is_encoder_decoder(model_type(&draft)) {
+        return Err(GeneratorError::NoDrafts { path: draft.path().to_path_buf() });
+    }
+    if draft.tokenizer()?.get_vocab(true) != model.tokenizer()?.get_vocab(true) {
+        let (draft, model) = (draft.path().to_path_buf(), model.path().to_path_buf());
+        return Err(GeneratorError::DraftTokens { draft, model });
+    }
+    let parameters = Parameters::mapped(draft.source()?, options.device);
+    OpenDecoder::new(&draft, &parameters, options)
+}
+
+fn model_type(checkpoint: &Checkpoint) -> &str {
+    checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or_default()
 }
 
 impl Answer {

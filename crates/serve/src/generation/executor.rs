@@ -235,6 +235,8 @@ impl<G: Generator> Executor<G> {
         metrics.prompt_tokens.increment(now.prompt_tokens.saturating_sub(before.prompt_tokens));
         metrics.shared_tokens.increment(now.shared_tokens.saturating_sub(before.shared_tokens));
         metrics.generated_tokens.increment(now.generated_tokens.saturating_sub(before.generated_tokens));
+        metrics.drafted_tokens.increment(now.drafted_tokens.saturating_sub(before.drafted_tokens));
+        metrics.accepted_tokens.increment(now.accepted_tokens.saturating_sub(before.accepted_tokens));
         metrics.preemptions.increment(now.preemptions.saturating_sub(before.preemptions));
         self.state = now;
     }
