@@ -147,10 +147,9 @@ async fn serve_all(
         Some(repository) => Some(open_repository(repository, &config, &models, &metrics, &health).await?),
         None => None,
     };
-    let served = Served { models: &models, repository: repository.as_ref(), metrics: &metrics };
+    let served = Served { models: &models, repository: repository.as_ref(), metrics: &metrics, health: &health };
     let listeners = (listener, management);
-    let result =
-        run(&config, &live, listeners, served, (health, health_service), reloads, shutdown, || ready(address)).await;
+    let result = run(&config, &live, listeners, (served, health_service), reloads, shutdown, || ready(address)).await;
     for model in models.all() {
         model.close();
     }
@@ -253,6 +252,7 @@ struct Served<'a> {
     models: &'a Models,
     repository: Option<&'a Repository>,
     metrics: &'a Arc<Metrics>,
+    health: &'a HealthReporter,
 }
 
 // Serves until `shutdown`, and gives the time when that was.
@@ -260,20 +260,20 @@ async fn run(
     config: &ServerConfig,
     live: &Live,
     (listener, management): (TcpListener, Option<TcpListener>),
-    Served { models, repository, metrics }: Served<'_>,
-    (health, health_service): (HealthReporter, HealthServer<impl Health>),
+    (served, health_service): (Served<'_>, HealthServer<impl Health>),
     reloads: impl Stream<Item = ServerConfig> + Send,
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(),
 ) -> Result<Instant, ServeError> {
+    let Served { models, repository, metrics, health } = served;
     let gate = Gate::new(config, live.keys.clone());
     let base = Base::new(config, models, repository, &gate);
     let grpc = services::routes(base.clone())?.add_service(health_service);
     let routes = http::beside(grpc, base, metrics);
     let admission = Admission::new(gate.clone(), Arc::clone(metrics), routes.prepare());
 
-    set_health(&health, models, ServingStatus::Serving).await;
-    let mut tasks = watch_models(&health, models);
+    set_health(health, models, ServingStatus::Serving).await;
+    let mut tasks = watch_models(health, models);
     tasks.spawn(keep_up(Arc::clone(metrics)));
     if let (Some(repository), Some(RepositoryMode::Poll)) = (repository, config.repository.as_ref().map(|r| r.mode)) {
         tasks.spawn(repository.clone().poll());
@@ -315,7 +315,7 @@ async fn run(
 
     tracing::info!("shutting down");
     gate.shut();
-    set_health(&health, models, ServingStatus::NotServing).await;
+    set_health(health, models, ServingStatus::NotServing).await;
     let _ = stop.send(());
     let answered = async {
         gate.emptied().await;

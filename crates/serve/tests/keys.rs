@@ -251,8 +251,10 @@ async fn management_is_off_until_it_is_switched_on_and_then_needs_its_scope() {
     let admin_config = AdminConfig { enabled: true, address: None };
     let config = ServerConfig { keys: Some(file.path()), admin: admin_config, ..ServerConfig::default() };
     let on = start(config, vec![by_length_source("length")]).await;
-    // Past the gate, where nothing answers yet.
-    assert_eq!(ask_with_key(on.address, &admin, LOAD, "{}").await.status, 404);
+    // Past the gate, on a server that has no repository.
+    let answered = ask_with_key(on.address, &admin, LOAD, "{}").await;
+    assert_eq!(answered.status, 400);
+    assert!(answered.body.contains("repository"), "{}", answered.body);
     let refused = ask_with_key(on.address, &team, LOAD, "{}").await;
     assert_eq!(refused.status, 403);
     assert!(refused.body.contains("scope"), "{}", refused.body);
@@ -269,7 +271,7 @@ async fn management_may_have_an_address_of_its_own() {
     let admin = AdminConfig { enabled: true, address: Some(managed) };
     let server = start(ServerConfig { admin, ..ServerConfig::default() }, vec![by_length_source("length")]).await;
     assert_eq!(ask_with_key(server.address, "", LOAD, "{}").await.status, 403);
-    assert_eq!(ask_with_key(managed, "", LOAD, "{}").await.status, 404);
+    assert_eq!(ask_with_key(managed, "", LOAD, "{}").await.status, 400);
     assert_eq!(get(managed, "/readyz").await.status, 200);
     assert_eq!(ask_with_key(managed, "", "POST /v1/embeddings", "{}").await.status, 403);
     assert_eq!(ask_with_key(server.address, "", "POST /v1/embeddings", "{}").await.status, 400);

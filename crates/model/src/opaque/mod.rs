@@ -85,6 +85,10 @@ pub struct OpaqueModel {
     signature: Signature,
 }
 
+/// Requests of one likeness run together: their place, 0 where the model takes batches, and of each input its element and
+/// its dimensions but the first.
+type Likeness<'a> = (usize, Vec<(Element, &'a [i64])>);
+
 impl OpaqueModel {
     /// Opens a model, for the CPU. This may run code that the file holds.
     ///
@@ -128,7 +132,7 @@ impl OpaqueModel {
         &mut self,
         requests: &[&[NamedTensor<B>]],
     ) -> Result<Vec<Vec<NamedTensor<Vec<u8>>>>, OpaqueError> {
-        let mut groups: BTreeMap<(usize, Vec<(Element, &[i64])>), Vec<usize>> = BTreeMap::new();
+        let mut groups: BTreeMap<Likeness<'_>, Vec<usize>> = BTreeMap::new();
         for (place, request) in requests.iter().enumerate() {
             let alone = if self.signature.max_batch_size.is_some() { 0 } else { place };
             let inputs = self.signature.inputs.iter().filter_map(|known| request.iter().find(|i| i.name == known.name));

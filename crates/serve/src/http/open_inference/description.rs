@@ -75,7 +75,7 @@ pub(super) fn statistics(models: &[ModelStatistics]) -> Value {
         json!({
             "name": model.name, "version": model.version, "last_inference": model.last_inference,
             "inference_count": model.inference_count, "execution_count": model.execution_count,
-            "inference_stats": requests(&model.inference_stats.clone().unwrap_or_default()),
+            "inference_stats": requests(&model.inference_stats.unwrap_or_default()),
             "batch_stats": batches.collect::<Vec<_>>(),
         })
     };
