@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use crate::access::{self, Access};
+use crate::admitted::{Admitted, Broken, Reason};
 use crate::config::{AdminConfig, ServerConfig};
 use crate::connections::{Busy, ConnectionInfo, Door};
 use crate::keys::{Caller, Keys};
@@ -77,31 +78,6 @@ fn is_of(pattern: &str, path: &str) -> bool {
         }
     }
 }
-
-/// What the gate tells the services of a request: an extension of every request that it let in.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Admitted {
-    /// When the answer is no longer wanted.
-    pub(crate) deadline: Option<Instant>,
-    /// On whose behalf it is made: its key's name; where keys are off the credential that it carries, else where it comes
-    /// from. Keys take turns.
-    pub(crate) key: String,
-    /// Who makes it.
-    pub(crate) caller: Caller,
-    // Why an answer that had begun was not finished.
-    broken: Arc<OnceLock<&'static str>>,
-}
-
-impl Admitted {
-    /// Notes why an answer that had begun is not finished, where the wire itself does not show it.
-    pub(crate) fn note_broken(&self, refusal: &Refusal) {
-        let _ = self.broken.set(refusal.reason());
-    }
-}
-
-/// Why a response is no answer: an extension of responses over HTTP.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reason(pub(crate) &'static str);
 
 /// Counts the open requests of one server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -265,7 +241,7 @@ impl Service<Request<Body>> for Admission {
         let time = [asked, self.gate.limit(time)].into_iter().flatten().min();
         let deadline = time.and_then(|time| account.started.checked_add(time));
         let key = caller.name().map_or_else(|| key_of(&request), str::to_owned);
-        let admitted = Admitted { deadline, key, caller, broken: Arc::clone(&account.broken) };
+        let admitted = Admitted { deadline, key, caller, broken: account.broken.clone() };
         request.extensions_mut().insert(admitted);
 
         let request = match time_limit {
@@ -346,14 +322,14 @@ struct Account {
     method: &'static str,
     started: Instant,
     outcome: Option<&'static str>,
-    broken: Arc<OnceLock<&'static str>>,
+    broken: Broken,
 }
 
 impl Account {
     fn open(metrics: Arc<Metrics>, method: &'static str) -> Account {
         let open = metrics.open_requests();
         open.increment(1.0);
-        Account { metrics, open, method, started: Instant::now(), outcome: None, broken: Arc::default() }
+        Account { metrics, open, method, started: Instant::now(), outcome: None, broken: Broken::default() }
     }
 
     // What a response's head says of the outcome.
@@ -388,7 +364,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         self.open.decrement(1.0);
         // Without an outcome the caller left before there was one.
-        let outcome = self.broken.get().copied().or(self.outcome).unwrap_or("cancelled");
+        let outcome = self.broken.reason().or(self.outcome).unwrap_or("cancelled");
         self.metrics.ended(self.method, outcome, self.started.elapsed());
     }
 }

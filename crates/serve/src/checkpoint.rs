@@ -10,7 +10,8 @@ use tidemill_model::encoders::is_encoder;
 use tidemill_model::engine::EngineConfig;
 use tidemill_model::tasks::generation::{GenerateRequest, Generator, GeneratorOptions, Input};
 use tidemill_model::tasks::{
-    Embedder, EmbeddingOptions, EncoderTask, Reranker, SequenceClassifier, TaskError, TaskOptions, TokenClassifier,
+    Embedder, EmbeddingOptions, EncoderTask, QuestionAnswerer, Reranker, SequenceClassifier, TaskError, TaskOptions,
+    TokenClassifier,
 };
 use tidemill_torch::Precision;
 
@@ -87,11 +88,11 @@ fn start_encoder(
             let kinds = tagger.kinds();
             Ok((info(kinds), encoder::entities(tagger).map_err(failed)?))
         }),
-        EncoderTask::QuestionAnswering => {
-            let reason = "it answers questions out of documents, and no service here asks any; open it with \
-                          tidemill_model::tasks::QuestionAnswerer";
-            Err(ServeError::Open { path: checkpoint.path().to_path_buf(), reason: reason.to_owned() })
-        }
+        EncoderTask::QuestionAnswering => batch::spawn(label, config, metrics, Model::Answerer, move || {
+            tidemill_torch::set_threads(threads);
+            let opened = QuestionAnswerer::from_checkpoint(&checkpoint, &options).and_then(encoder::answerer);
+            Ok((info(Vec::new()), opened.map_err(failed)?))
+        }),
     }
 }
 

@@ -5,10 +5,13 @@ use std::error::Error;
 use std::sync::Arc;
 
 use tidemill_data::EncodedText;
-use tidemill_model::tasks::{self, Aggregation, Embedder, Reranker, SequenceClassifier, TokenClassifier, TooLong};
+use tidemill_model::tasks::{
+    self, Aggregation, AnswerOptions, Embedder, Question, QuestionAnswerer, Reranker, SequenceClassifier,
+    TokenClassifier, TooLong,
+};
 
 use crate::batch::{BatchModel, Opened, Prepared};
-use crate::tasks::{EmbedInput, Entity, RerankInput, TextOrTokens};
+use crate::tasks::{EmbedInput, Entity, FoundAnswer, QuestionInput, RerankInput, TextOrTokens};
 
 type OwnError = Box<dyn Error + Send + Sync>;
 
@@ -111,6 +114,36 @@ pub(crate) fn entities(tagger: TokenClassifier) -> Result<Opened<String, Entitie
         Ok(Prepared { item: (text, item), tokens })
     });
     Ok(Opened { model: EntitiesModel(tagger), prepare })
+}
+
+/// A finder of answers; a document is read in windows, so that it may be of any length.
+pub(crate) struct AnswererModel(QuestionAnswerer);
+
+impl BatchModel for AnswererModel {
+    type Item = QuestionInput;
+    type Answer = FoundAnswer;
+
+    fn answer(&mut self, items: &[&QuestionInput]) -> Result<Vec<FoundAnswer>, OwnError> {
+        let questions: Vec<Question> =
+            items.iter().map(|item| Question { question: &item.question, document: &item.document }).collect();
+        let found = self.0.answer(&questions, &AnswerOptions::default())?;
+        let best = |answers: Vec<tasks::Answer>| answers.into_iter().next();
+        let answer = |answer: tasks::Answer| FoundAnswer { text: answer.text, score: answer.score };
+        Ok(found.into_iter().map(|answers| best(answers).map(answer).unwrap_or_default()).collect())
+    }
+}
+
+/// Bytes of text that stand for a token where batches are measured.
+const BYTES_OF_TOKEN: usize = 4;
+
+pub(crate) fn answerer(answerer: QuestionAnswerer) -> Result<Opened<QuestionInput, AnswererModel>, tasks::TaskError> {
+    let first = Question { question: "Which text is it?", document: "A first text." };
+    answerer.answer(&[first], &AnswerOptions::default())?;
+    let prepare = Arc::new(|input: QuestionInput| {
+        let tokens = input.question.len().saturating_add(input.document.len()) / BYTES_OF_TOKEN + 1;
+        Ok(Prepared { tokens, item: input })
+    });
+    Ok(Opened { model: AnswererModel(answerer), prepare })
 }
 
 fn counted(encoded: Result<EncodedText, tasks::TaskError>) -> Result<Prepared<EncodedText>, String> {

@@ -24,6 +24,7 @@
 
 mod access;
 mod admission;
+mod admitted;
 mod batch;
 mod checkpoint;
 mod classifier;

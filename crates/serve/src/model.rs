@@ -5,7 +5,7 @@ use crate::generation::GeneratorHandle;
 use crate::identity::IdentityHandle;
 use crate::opaque::OpaqueHandle;
 use crate::statistics::Statistics;
-use crate::tasks::{EmbedInput, Entity, RerankInput, TextToTextAnswer, TextToTextInput};
+use crate::tasks::{EmbedInput, Entity, FoundAnswer, QuestionInput, RerankInput, TextToTextAnswer, TextToTextInput};
 use crate::thread::Readiness;
 
 /// What a model is called and what it answers with.
@@ -27,6 +27,8 @@ pub(crate) type EmbedderHandle = BatchHandle<EmbedInput, Vec<f32>>;
 pub(crate) type RerankerHandle = BatchHandle<RerankInput, f32>;
 /// The entities of a text.
 pub(crate) type EntitiesHandle = BatchHandle<String, Vec<Entity>>;
+/// What a document says to a question.
+pub(crate) type AnswererHandle = BatchHandle<QuestionInput, FoundAnswer>;
 
 /// A text for a text.
 #[derive(Clone, Debug)]
@@ -74,6 +76,7 @@ pub(crate) enum Model {
     Embedder(EmbedderHandle),
     Reranker(RerankerHandle),
     Entities(EntitiesHandle),
+    Answerer(AnswererHandle),
     TextToText(TextToTextHandle),
     Generator(GeneratorHandle),
     Opaque(OpaqueHandle),
@@ -87,6 +90,7 @@ macro_rules! each {
             Model::Embedder($handle) => $body,
             Model::Reranker($handle) => $body,
             Model::Entities($handle) => $body,
+            Model::Answerer($handle) => $body,
             Model::TextToText($handle) => $body,
             Model::Generator($handle) => $body,
             Model::Opaque($handle) => $body,
@@ -128,6 +132,7 @@ impl Model {
             Model::Embedder(_) => EmbedderHandle::DOES,
             Model::Reranker(_) => RerankerHandle::DOES,
             Model::Entities(_) => EntitiesHandle::DOES,
+            Model::Answerer(_) => AnswererHandle::DOES,
             Model::TextToText(_) => TextToTextHandle::DOES,
             Model::Generator(_) => GeneratorHandle::DOES,
             Model::Opaque(_) => OpaqueHandle::DOES,
@@ -164,6 +169,7 @@ kind!(ClassifierHandle, Classifier, "classifies texts");
 kind!(EmbedderHandle, Embedder, "embeds texts");
 kind!(RerankerHandle, Reranker, "scores texts by a query");
 kind!(EntitiesHandle, Entities, "finds entities");
+kind!(AnswererHandle, Answerer, "answers questions out of documents");
 kind!(TextToTextHandle, TextToText, "turns texts into texts");
 kind!(OpaqueHandle, Opaque, "takes and gives tensors");
 kind!(IdentityHandle, Identity, "gives tensors back");

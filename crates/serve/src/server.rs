@@ -32,7 +32,7 @@ use crate::models::Models;
 use crate::repository::{Repository, RepositoryConfig, RepositoryMode};
 use crate::services::{self, Base};
 use crate::source::ModelSource;
-use crate::thread::Running;
+use crate::thread::{Readiness, Running};
 use crate::tls::Tls;
 
 /// How long idle connections may take to close once every request is answered.
@@ -143,11 +143,19 @@ async fn serve_all(
     let metrics = Arc::new(Metrics::new()?);
     let (models, mut threads) = load(sources, &config, &metrics).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
+    let lasting: Vec<(String, Readiness)> =
+        models.all().iter().map(|model| (model.info().name.clone(), model.readiness().clone())).collect();
     let repository = match &config.repository {
         Some(repository) => Some(open_repository(repository, &config, &models, &metrics, &health).await?),
         None => None,
     };
-    let served = Served { models: &models, repository: repository.as_ref(), metrics: &metrics, health: &health };
+    let served = Served {
+        models: &models,
+        lasting: &lasting,
+        repository: repository.as_ref(),
+        metrics: &metrics,
+        health: &health,
+    };
     let listeners = (listener, management);
     let result = run(&config, &live, listeners, (served, health_service), reloads, shutdown, || ready(address)).await;
     for model in models.all() {
@@ -250,6 +258,8 @@ async fn open_repository(
 #[derive(Clone, Copy)]
 struct Served<'a> {
     models: &'a Models,
+    /// Those from outside the repository, which do not come and go.
+    lasting: &'a [(String, Readiness)],
     repository: Option<&'a Repository>,
     metrics: &'a Arc<Metrics>,
     health: &'a HealthReporter,
@@ -265,15 +275,15 @@ async fn run(
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(),
 ) -> Result<Instant, ServeError> {
-    let Served { models, repository, metrics, health } = served;
+    let Served { models, lasting, repository, metrics, health } = served;
     let gate = Gate::new(config, live.keys.clone());
-    let base = Base::new(config, models, repository, &gate);
+    let base = Base::new(config, models, repository, gate.limits(), gate.watch());
     let grpc = services::routes(base.clone())?.add_service(health_service);
     let routes = http::beside(grpc, base, metrics);
     let admission = Admission::new(gate.clone(), Arc::clone(metrics), routes.prepare());
 
     set_health(health, models, ServingStatus::Serving).await;
-    let mut tasks = watch_models(health, models);
+    let mut tasks = watch_models(health, lasting);
     tasks.spawn(keep_up(Arc::clone(metrics)));
     if let (Some(repository), Some(RepositoryMode::Poll)) = (repository, config.repository.as_ref().map(|r| r.mode)) {
         tasks.spawn(repository.clone().poll());
@@ -351,10 +361,10 @@ async fn keep_up(metrics: Arc<Metrics>) {
 
 // A model that stops by itself cannot come back: it and the server as a whole turn to NOT_SERVING, so that whoever watches
 // over the process starts another. The other models go on meanwhile.
-fn watch_models(health: &HealthReporter, models: &Models) -> JoinSet<()> {
+fn watch_models(health: &HealthReporter, models: &[(String, Readiness)]) -> JoinSet<()> {
     let mut watching = JoinSet::new();
-    for model in models.all() {
-        let (health, name, readiness) = (health.clone(), model.info().name.clone(), model.readiness().clone());
+    for (name, readiness) in models.iter().cloned() {
+        let health = health.clone();
         watching.spawn(async move {
             readiness.ended().await;
             health.set_service_status(&name, ServingStatus::NotServing).await;

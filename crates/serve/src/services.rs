@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tonic::Request;
 use tonic::service::Routes;
 
-use crate::admission::{Admitted, Gate};
+use crate::admitted::Admitted;
 use crate::batch::{Answered, BatchHandle, Input};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
@@ -82,17 +82,23 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn new(config: &ServerConfig, models: &Models, repository: Option<&Repository>, gate: &Gate) -> Base {
+    pub(crate) fn new(
+        config: &ServerConfig,
+        models: &Models,
+        repository: Option<&Repository>,
+        limits: Limits,
+        shut: watch::Receiver<bool>,
+    ) -> Base {
         Base {
             models: models.clone(),
             repository: repository.cloned(),
-            limits: gate.limits(),
+            limits,
             max_message_bytes: config.max_message_bytes,
             regions: Regions::new(config.shared_memory),
             batching: Batching { max_delay: config.max_delay },
             max_under_way: config.max_stream_requests,
             max_idle: config.max_stream_idle,
-            shut: gate.watch(),
+            shut,
         }
     }
 

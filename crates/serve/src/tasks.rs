@@ -48,6 +48,24 @@ pub struct Entity {
     pub end: usize,
 }
 
+/// A question about a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QuestionInput {
+    /// What is asked.
+    pub(crate) question: String,
+    /// Where the answer stands.
+    pub(crate) document: String,
+}
+
+/// The span of a document that answers a question best; empty where there is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct FoundAnswer {
+    /// The span itself.
+    pub(crate) text: String,
+    /// Between 0 and 1.
+    pub(crate) score: f32,
+}
+
 /// What a text-to-text model answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextToTextAnswer {
@@ -75,6 +93,12 @@ impl Input for EmbedInput {
 impl Input for RerankInput {
     fn bytes(&self) -> usize {
         self.query.len() + self.text.len()
+    }
+}
+
+impl Input for QuestionInput {
+    fn bytes(&self) -> usize {
+        self.question.len() + self.document.len()
     }
 }
 

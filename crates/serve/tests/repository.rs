@@ -105,6 +105,7 @@ async fn models_are_loaded_and_unloaded_on_request_and_a_bad_one_takes_no_other_
     assert!(!server.open().model_ready(is_ready).await.unwrap().into_inner().ready);
     load(&server, "books").await.unwrap();
     assert_eq!(version(&server, "books").await.unwrap(), "1");
+    assert_eq!((server.health("books").await.unwrap(), server.health("").await.unwrap()), (SERVING, SERVING));
 
     // What is not there, what cannot be opened, and names that would be paths.
     let status = load(&server, "broken").await.unwrap_err();

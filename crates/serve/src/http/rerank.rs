@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::{Http, advise, body, status};
-use crate::admission::{Admitted, Reason};
+use crate::admitted::{Admitted, Reason};
 use crate::model::RerankerHandle;
 use crate::refusal::Refusal;
 use crate::services::embedding;

@@ -12,7 +12,7 @@ use super::generation::{
     wants_logprobs,
 };
 use super::{Base, admitted};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::generation::tool_choice::{CallReader, ToolChoice, ToolPlan};
 use crate::generation::{
     ChatInput, Content, FunctionCall, GenerateRequest, Generation, GeneratorHandle, Input, Message, ParsedToolCall,

@@ -12,7 +12,7 @@ use tidemill_proto::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Base, admitted, answer, stream};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::batch::Answered;
 use crate::model::{EmbedderHandle, RerankerHandle};
 use crate::refusal::Refusal;

@@ -10,7 +10,7 @@ use tidemill_proto::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Base, admitted, answer, stream};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::model::EntitiesHandle;
 use crate::refusal::Refusal;
 use crate::tasks::Entity;

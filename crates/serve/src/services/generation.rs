@@ -9,7 +9,7 @@ use tidemill_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{Base, admitted};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::generation::tool_choice::CallReader;
 use crate::generation::{
     self, Answer, ConstraintSpec, Finish, Generation, GeneratorHandle, Input, Piece, SamplingConfig, TokenChoice, Usage,

@@ -9,7 +9,7 @@ use tonic::codegen::Bytes;
 
 use super::contents::{self, Contents, Tensor};
 use super::{answer, tensors};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::identity;
 use crate::model::Model;
 use crate::opaque::{OpaqueHandle, TensorRequest, Tensors};

@@ -28,15 +28,17 @@ pub(crate) use model_config::Batching;
 pub(crate) use shared_memory::Regions;
 
 use super::tensors::{
-    self, EMBEDDING, ENTITIES, GENERATED_TEXT, LABEL, PROBABILITIES, QUERY, SCORE, TEXT, Values, add,
+    self, ANSWER, EMBEDDING, ENTITIES, GENERATED_TEXT, LABEL, PROBABILITIES, QUERY, QUESTION, SCORE, TEXT, Values, add,
 };
 use super::{Base, admitted, answer, embedding, entities, generation, most_probable, opaque};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::generation::tool_choice::CallReader;
 use crate::generation::{GenerateRequest, GeneratorHandle, Input, SamplingConfig};
-use crate::model::{ClassifierHandle, EmbedderHandle, EntitiesHandle, Model, RerankerHandle, TextToTextHandle};
+use crate::model::{
+    AnswererHandle, ClassifierHandle, EmbedderHandle, EntitiesHandle, Model, RerankerHandle, TextToTextHandle,
+};
 use crate::refusal::Refusal;
-use crate::tasks::{Purpose, TextOrTokens, TextToTextInput};
+use crate::tasks::{Purpose, QuestionInput, TextOrTokens, TextToTextInput};
 
 const METHOD: &str = "ModelInfer";
 
@@ -90,6 +92,7 @@ impl Base {
             Model::Embedder(model) => self.embedded(model, &request, admitted).await?,
             Model::Reranker(model) => self.scored(model, &request, admitted).await?,
             Model::Entities(model) => self.found(model, &request, admitted).await?,
+            Model::Answerer(model) => self.read_out(model, &request, admitted).await?,
             Model::TextToText(model) => self.rewritten(model, &request, admitted).await?,
             Model::Generator(model) => self.generated(model, &request, admitted).await?,
             Model::Opaque(_) | Model::Identity(_) => Outputs::new(),
@@ -243,6 +246,25 @@ impl Base {
             Value::Array(entities.collect()).to_string()
         });
         Ok(Outputs::from([(ENTITIES, Values::Texts(lists.collect()))]))
+    }
+
+    async fn read_out(
+        &self,
+        model: &AnswererHandle,
+        request: &ModelInferRequest,
+        admitted: &Admitted,
+    ) -> Result<Outputs, Refusal> {
+        let [questions, documents] = tensors::texts(request, [QUESTION, TEXT], self.limits())?;
+        if questions.len() != documents.len() {
+            let problem = format!("has {} questions for {} texts; send one for each", questions.len(), documents.len());
+            return Err(Refusal::invalid("inputs", problem));
+        }
+        let asked = questions.into_iter().zip(documents);
+        let asked = asked.map(|(question, document)| QuestionInput { question, document }).collect();
+        let found = answer(METHOD, model, asked, TEXT, admitted).await?.answers;
+        let (texts, scores): (Vec<String>, Vec<f32>) = found.into_iter().map(|found| (found.text, found.score)).unzip();
+        let count = scores.len();
+        Ok(Outputs::from([(ANSWER, Values::Texts(texts)), (SCORE, Values::Floats(scores, vec![count]))]))
     }
 
     async fn rewritten(

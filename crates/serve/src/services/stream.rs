@@ -6,7 +6,7 @@ use tidemill_proto::google;
 use tonic::{Request, Status, Streaming};
 
 use super::{Base, admitted};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::refusal::Refusal;
 
 impl Base {

@@ -19,11 +19,13 @@ use crate::refusal::Refusal;
 /// The names of the tensors.
 pub(super) const TEXT: &str = "text";
 pub(super) const QUERY: &str = "query";
+pub(super) const QUESTION: &str = "question";
 pub(super) const PROBABILITIES: &str = "probabilities";
 pub(super) const LABEL: &str = "label";
 pub(super) const EMBEDDING: &str = "embedding";
 pub(super) const SCORE: &str = "score";
 pub(super) const ENTITIES: &str = "entities";
+pub(super) const ANSWER: &str = "answer";
 pub(super) const GENERATED_TEXT: &str = "generated_text";
 
 /// Parameters of a tensor that would change where its bytes are or what they mean. They are refused, never ignored.
@@ -34,6 +36,7 @@ const UNSUPPORTED: [&str; 4] =
 pub(super) fn inputs(model: &Model) -> &'static [&'static str] {
     match model {
         Model::Reranker(_) => &[QUERY, TEXT],
+        Model::Answerer(_) => &[QUESTION, TEXT],
         Model::Opaque(_) => &[],
         Model::Identity(_) => &[identity::INPUT],
         _ => &[TEXT],
@@ -47,6 +50,7 @@ pub(super) fn outputs(model: &Model) -> &'static [&'static str] {
         Model::Embedder(_) => &[EMBEDDING],
         Model::Reranker(_) => &[SCORE],
         Model::Entities(_) => &[ENTITIES],
+        Model::Answerer(_) => &[ANSWER, SCORE],
         Model::TextToText(_) | Model::Generator(_) => &[GENERATED_TEXT],
         Model::Opaque(_) => &[],
         Model::Identity(_) => &[identity::OUTPUT],

@@ -9,7 +9,7 @@ use tidemill_proto::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Base, admitted, answer, stream};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::model::{ClassifierHandle, ModelInfo};
 use crate::refusal::Refusal;
 

@@ -6,7 +6,7 @@ use tidemill_proto::v1::{SummariseRequest, TextToTextOptions, TextToTextResponse
 use tonic::{Request, Response, Status};
 
 use super::{Base, admitted, answer, generation};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::generation::tool_choice::CallReader;
 use crate::generation::{GeneratorHandle, Usage};
 use crate::model::TextToTextHandle;

@@ -19,7 +19,7 @@ use tidemill_proto::tensor::{Datatype, element_count};
 
 use super::super::{Http, body};
 use super::{Named, Refused, elements};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::refusal::Refusal;
 
 /// How many bytes of the body are JSON.

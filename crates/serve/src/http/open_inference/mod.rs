@@ -23,7 +23,7 @@ use tidemill_proto::inference::{
 use tonic::{Code, Status};
 
 use super::{Http, advise, status};
-use crate::admission::{Admitted, Reason};
+use crate::admitted::{Admitted, Reason};
 use crate::refusal::Refusal;
 
 /// The paths of the protocol.

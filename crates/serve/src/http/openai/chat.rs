@@ -13,7 +13,7 @@ use super::errors::Refused;
 use super::logprobs::ChatLogprobs;
 use super::sampling::{MAX_ALTERNATIVES, SamplingFields, StreamFields};
 use super::{UsageObject, chat_messages, finish_reason, stream};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::generation::tool_choice::{ToolChoice, ToolPlan};
 use crate::generation::{Answer, ChatInput, GenerateRequest, GeneratorHandle, Input, ParsedToolCall, Piece};
 use crate::http::{Http, body, now};

@@ -14,7 +14,7 @@ use super::errors::Refused;
 use super::logprobs::CompletionLogprobs;
 use super::sampling::{MAX_ALTERNATIVES, SamplingFields, StreamFields};
 use super::{UsageObject, finish_reason, prompts, stream};
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::generation::tool_choice::CallReader;
 use crate::generation::{
     Answer, ConstraintSpec, GenerateRequest, GeneratorHandle, Input, Piece, SamplingConfig, Usage,

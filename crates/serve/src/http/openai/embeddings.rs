@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::errors::Refused;
 use super::prompts;
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::http::{Http, body};
 use crate::model::EmbedderHandle;
 use crate::refusal::Refusal;

@@ -5,7 +5,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::admission::Reason;
+use crate::admitted::Reason;
 use crate::http::{advise, status};
 use crate::refusal::Refusal;
 

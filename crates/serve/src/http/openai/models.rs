@@ -5,7 +5,7 @@ use axum::extract::{Extension, Path, State};
 use serde::Serialize;
 
 use super::errors::Refused;
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::http::Http;
 use crate::model::Model;
 

@@ -10,7 +10,7 @@ use futures::stream::{self, Stream, StreamExt as _};
 use serde::Serialize;
 
 use super::errors::ErrorObject;
-use crate::admission::Admitted;
+use crate::admitted::Admitted;
 use crate::refusal::Refusal;
 
 /// How often a comment is sent while there is nothing to say, so that nothing on the way takes the connection for dead.
