@@ -149,13 +149,8 @@ async fn serve_all(
         Some(repository) => Some(open_repository(repository, &config, &models, &metrics, &health).await?),
         None => None,
     };
-    let served = Served {
-        models: &models,
-        lasting: &lasting,
-        repository: repository.as_ref(),
-        metrics: &metrics,
-        health: &health,
-    };
+    let served =
+        Served { models: &models, lasting, repository: repository.as_ref(), metrics: &metrics, health: &health };
     let listeners = (listener, management);
     let result = run(&config, &live, listeners, (served, health_service), reloads, shutdown, || ready(address)).await;
     for model in models.all() {
@@ -255,11 +250,10 @@ async fn open_repository(
 }
 
 // What a server serves.
-#[derive(Clone, Copy)]
 struct Served<'a> {
     models: &'a Models,
     /// Those from outside the repository, which do not come and go.
-    lasting: &'a [(String, Readiness)],
+    lasting: Vec<(String, Readiness)>,
     repository: Option<&'a Repository>,
     metrics: &'a Arc<Metrics>,
     health: &'a HealthReporter,
@@ -361,9 +355,9 @@ async fn keep_up(metrics: Arc<Metrics>) {
 
 // A model that stops by itself cannot come back: it and the server as a whole turn to NOT_SERVING, so that whoever watches
 // over the process starts another. The other models go on meanwhile.
-fn watch_models(health: &HealthReporter, models: &[(String, Readiness)]) -> JoinSet<()> {
+fn watch_models(health: &HealthReporter, models: Vec<(String, Readiness)>) -> JoinSet<()> {
     let mut watching = JoinSet::new();
-    for (name, readiness) in models.iter().cloned() {
+    for (name, readiness) in models {
         let health = health.clone();
         watching.spawn(async move {
             readiness.ended().await;
