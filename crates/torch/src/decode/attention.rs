@@ -13,12 +13,13 @@ pub struct PagedCache {
 }
 
 impl PagedCache {
-    /// A cache of zeros, `[blocks, block_size, kv_heads, head_dim]`.
+    /// An empty cache, `[blocks, block_size, kv_heads, head_dim]`. What lies in it is undefined until it is stored, and is not
+    /// read before: so that a large cache takes memory only as it is used.
     ///
     /// # Errors
     /// [`TchError::Torch`] where there is no memory for it.
     pub fn new(size: [i64; 4], kind: Kind, device: Device) -> Result<Self, TchError> {
-        Ok(Self { keys: Tensor::f_zeros(size, (kind, device))?, values: Tensor::f_zeros(size, (kind, device))? })
+        Ok(Self { keys: Tensor::f_empty(size, (kind, device))?, values: Tensor::f_empty(size, (kind, device))? })
     }
 }
 
