@@ -12,9 +12,9 @@ use std::os::unix::fs::FileExt as _;
 use futures::StreamExt as _;
 use http::{get, post, send};
 use serde_json::{Value, json};
-use support::{Running, by_length_source, start};
+use support::{Running, by_length_source, raw_infer, start};
 use tidemill_proto::inference::infer_parameter::ParameterChoice;
-use tidemill_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use tidemill_proto::inference::model_infer_request::InferRequestedOutputTensor;
 use tidemill_proto::inference::{
     DataType, InferParameter, ModelConfigRequest, ModelInferRequest, ModelStatisticsRequest, ServerMetadataRequest,
     SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusRequest, SystemSharedMemoryUnregisterRequest,
@@ -24,18 +24,7 @@ use tidemill_serve::{AdminConfig, ServerConfig};
 use tonic::Code;
 
 fn request(id: &str, texts: &[&str]) -> ModelInferRequest {
-    ModelInferRequest {
-        model_name: "length".into(),
-        id: id.into(),
-        inputs: vec![InferInputTensor {
-            name: "text".into(),
-            datatype: "BYTES".into(),
-            shape: vec![texts.len() as i64],
-            ..InferInputTensor::default()
-        }],
-        raw_input_contents: vec![encode_bytes(texts).unwrap()],
-        ..ModelInferRequest::default()
-    }
+    ModelInferRequest { id: id.into(), ..raw_infer("length", texts) }
 }
 
 async fn served(config: ServerConfig) -> Running {
@@ -196,6 +185,11 @@ async fn the_protocol_is_spoken_over_http_in_json_and_in_bytes() {
         let (status, answer) = post(address, path, body).await;
         let error = answer["error"].as_str().unwrap();
         assert!(status == 400 && error.contains(problem), "{status} {error}");
+    }
+    let page = "text/plain\r\nOrigin: https://elsewhere.example";
+    for path in [path, "/v2/repository/models/length/unload"] {
+        let answer = send(address, path, page, b"{}").await;
+        assert!(answer.status == 400 && answer.body.contains("Content-Type"), "{}", answer.body);
     }
     let deep = "[".repeat(1000);
     let deep = send(address, path, "application/json", format!("{{\"inputs\": {deep}").as_bytes()).await;

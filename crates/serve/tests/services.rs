@@ -8,8 +8,8 @@ mod support;
 
 use std::collections::HashMap;
 
-use support::{Outcomes, by_length_source, info, start, texts};
-use tidemill_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use support::{Outcomes, by_length_source, info, raw_infer, start, texts};
+use tidemill_proto::inference::model_infer_request::InferRequestedOutputTensor;
 use tidemill_proto::inference::{ModelInferRequest, ModelMetadataRequest};
 use tidemill_proto::tensor::{bytes_contents, decode_bytes, decode_fp32, encode_bytes, find_tensor};
 use tidemill_proto::v1::classify_stream_response::Outcome;
@@ -17,21 +17,6 @@ use tidemill_proto::v1::{ClassifyRequest, ClassifyStreamRequest};
 use tidemill_serve::{ModelSource, ServeError, ServerConfig, serve_models};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-
-fn raw_infer(model: &str, texts: &[&str]) -> ModelInferRequest {
-    ModelInferRequest {
-        model_name: model.into(),
-        id: "a7".into(),
-        inputs: vec![InferInputTensor {
-            name: "text".into(),
-            datatype: "BYTES".into(),
-            shape: vec![texts.len() as i64],
-            ..InferInputTensor::default()
-        }],
-        raw_input_contents: vec![encode_bytes(texts).unwrap()],
-        ..ModelInferRequest::default()
-    }
-}
 
 fn violated_field(status: &Status) -> String {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");

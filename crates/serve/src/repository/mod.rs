@@ -9,7 +9,7 @@ mod folder;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ impl Repository {
         };
         let repository = Repository { shared: Arc::new(shared) };
         if on_demand {
-            models.load_on_demand(Arc::new(repository.clone()));
+            models.load_on_demand(Arc::new(Loader(Arc::downgrade(&repository.shared))));
         }
         repository
     }
@@ -410,12 +410,17 @@ impl Repository {
     }
 }
 
-impl OnDemand for Repository {
+/// Loads from a repository for as long as that is served: its models must not keep it, as it has them.
+struct Loader(Weak<Shared>);
+
+impl OnDemand for Loader {
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
         async move {
-            let is_there = self.names().await.map_err(|error| self.unreadable(&error))?.contains(name);
+            let Some(shared) = self.0.upgrade() else { return Ok(false) };
+            let repository = Repository { shared };
+            let is_there = repository.names().await.map_err(|error| repository.unreadable(&error))?.contains(name);
             if is_there {
-                Repository::load(self, name).await?;
+                repository.load(name).await?;
             }
             Ok(is_there)
         }

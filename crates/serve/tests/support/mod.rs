@@ -3,7 +3,10 @@
 use std::error::Error;
 use std::net::SocketAddr;
 
+use tidemill_proto::inference::ModelInferRequest;
 use tidemill_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
+use tidemill_proto::inference::model_infer_request::InferInputTensor;
+use tidemill_proto::tensor::encode_bytes;
 use tidemill_proto::v1::ClassifyRequest;
 use tidemill_proto::v1::text_classification_client::TextClassificationClient;
 use tidemill_serve::{ModelInfo, ModelSource, ServeError, ServerConfig, serve_models};
@@ -98,5 +101,21 @@ pub(crate) fn texts(model: &str, texts: &[&str]) -> ClassifyRequest {
         model: model.into(),
         texts: texts.iter().map(|text| text.to_string()).collect(),
         ..ClassifyRequest::default()
+    }
+}
+
+/// Texts as a raw tensor, in a request of the Open Inference Protocol.
+pub(crate) fn raw_infer(model: &str, texts: &[&str]) -> ModelInferRequest {
+    ModelInferRequest {
+        model_name: model.into(),
+        id: "a7".into(),
+        inputs: vec![InferInputTensor {
+            name: "text".into(),
+            datatype: "BYTES".into(),
+            shape: vec![texts.len() as i64],
+            ..InferInputTensor::default()
+        }],
+        raw_input_contents: vec![encode_bytes(texts).unwrap()],
+        ..ModelInferRequest::default()
     }
 }

@@ -9,7 +9,9 @@ use axum::Json;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{Request, StatusCode};
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::{HeaderValue, Method, Request, StatusCode};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
@@ -28,21 +30,18 @@ use crate::refusal::Refusal;
 
 /// The paths of the protocol.
 pub(super) fn routes() -> Router<Http> {
-    Router::new()
+    let of_models = [
+        ("", get(model)),
+        ("/ready", get(model_ready)),
+        ("/config", get(config)),
+        ("/stats", get(statistics)),
+        ("/infer", post(infer::infer)),
+    ];
+    let router = Router::new()
         .route("/v2", get(server))
         .route("/v2/health/live", get(async || StatusCode::OK))
         .route("/v2/health/ready", get(ready))
         .route("/v2/models/stats", get(all_statistics))
-        .route("/v2/models/{model}", get(model))
-        .route("/v2/models/{model}/versions/{version}", get(model))
-        .route("/v2/models/{model}/ready", get(model_ready))
-        .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
-        .route("/v2/models/{model}/config", get(config))
-        .route("/v2/models/{model}/versions/{version}/config", get(config))
-        .route("/v2/models/{model}/stats", get(statistics))
-        .route("/v2/models/{model}/versions/{version}/stats", get(statistics))
-        .route("/v2/models/{model}/infer", post(infer::infer))
-        .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
         .route("/v2/repository/index", post(index))
         .route("/v2/repository/models/{model}/load", post(load))
         .route("/v2/repository/models/{model}/unload", post(unload))
@@ -50,7 +49,25 @@ pub(super) fn routes() -> Router<Http> {
         .route("/v2/systemsharedmemory/unregister", post(unregister))
         .route("/v2/systemsharedmemory/region/{region}/status", get(regions))
         .route("/v2/systemsharedmemory/region/{region}/register", post(register))
-        .route("/v2/systemsharedmemory/region/{region}/unregister", post(unregister))
+        .route("/v2/systemsharedmemory/region/{region}/unregister", post(unregister));
+    let router = of_models.into_iter().fold(router, |router, (below, method)| {
+        let versioned = format!("/v2/models/{{model}}/versions/{{version}}{below}");
+        router.route(&format!("/v2/models/{{model}}{below}"), method.clone()).route(&versioned, method)
+    });
+    router.layer(from_fn(not_by_a_page))
+}
+
+// A page in a browser may send what a form may without asking first, to a server on its reader's machine too. It says where
+// it comes from then; for other content types the browser asks, and is not answered.
+async fn not_by_a_page(request: Request<Body>, next: Next) -> Response {
+    let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default().to_ascii_lowercase();
+    let is_asked_first =
+        ["application/json", "application/octet-stream"].iter().any(|k| kind.starts_with(k.as_bytes()));
+    if request.method() == Method::POST && request.headers().contains_key(ORIGIN) && !is_asked_first {
+        let problem = "of a page must come with the header Content-Type: application/json";
+        return refused(&Refusal::invalid("body", problem));
+    }
+    next.run(request).await
 }
 
 /// A refusal in this protocol's shape.
