@@ -116,32 +116,32 @@ pub(crate) fn entities(tagger: TokenClassifier) -> Result<Opened<String, Entitie
     Ok(Opened { model: EntitiesModel(tagger), prepare })
 }
 
-/// A finder of answers; a document is read in windows, so that it may be of any length.
+/// A finder of answers; its items are documents, in windows with their questions, so that they may be of any length.
 pub(crate) struct AnswererModel(QuestionAnswerer);
 
 impl BatchModel for AnswererModel {
-    type Item = QuestionInput;
+    type Item = (String, Vec<EncodedText>);
     type Answer = FoundAnswer;
 
-    fn answer(&mut self, items: &[&QuestionInput]) -> Result<Vec<FoundAnswer>, OwnError> {
-        let questions: Vec<Question> =
-            items.iter().map(|item| Question { question: &item.question, document: &item.document }).collect();
-        let found = self.0.answer(&questions, &AnswerOptions::default())?;
+    fn answer(&mut self, items: &[&(String, Vec<EncodedText>)]) -> Result<Vec<FoundAnswer>, OwnError> {
+        let read: Vec<(&str, &[EncodedText])> =
+            items.iter().map(|(document, windows)| (document.as_str(), windows.as_slice())).collect();
+        let found = self.0.answer_windows(&read, &AnswerOptions::default())?;
         let best = |answers: Vec<tasks::Answer>| answers.into_iter().next();
         let answer = |answer: tasks::Answer| FoundAnswer { text: answer.text, score: answer.score };
         Ok(found.into_iter().map(|answers| best(answers).map(answer).unwrap_or_default()).collect())
     }
 }
 
-/// Bytes of text that stand for a token where batches are measured.
-const BYTES_OF_TOKEN: usize = 4;
-
 pub(crate) fn answerer(answerer: QuestionAnswerer) -> Result<Opened<QuestionInput, AnswererModel>, tasks::TaskError> {
     let first = Question { question: "Which text is it?", document: "A first text." };
     answerer.answer(&[first], &AnswerOptions::default())?;
-    let prepare = Arc::new(|input: QuestionInput| {
-        let tokens = input.question.len().saturating_add(input.document.len()) / BYTES_OF_TOKEN + 1;
-        Ok(Prepared { tokens, item: input })
+    let preparation = answerer.preparation();
+    let prepare = Arc::new(move |QuestionInput { question, document }: QuestionInput| {
+        let asked = Question { question: &question, document: &document };
+        let windows = preparation.windows(asked, &AnswerOptions::default()).map_err(|error| error.to_string())?;
+        let tokens = windows.iter().map(|window| window.ids.len()).sum();
+        Ok(Prepared { tokens, item: (document, windows) })
     });
     Ok(Opened { model: AnswererModel(answerer), prepare })
 }

@@ -258,6 +258,11 @@ async fn questions_are_answered_out_of_documents() {
         assert_eq!(texts[i], answers[0].text.as_bytes());
         assert_near(&scores[i..=i], &[answers[0].score], "score");
     }
+    let long = "who ".repeat(600);
+    request.raw_input_contents[0] = raw(&["who", &long]);
+    let status = server.open().model_infer(request.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("text[1]: "), "{}", status.message());
     request.inputs[0].shape = vec![1];
     request.raw_input_contents[0] = raw(&["who"]);
     let status = server.open().model_infer(request).await.unwrap_err();

@@ -2,11 +2,12 @@
 //! that it may be of any length.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tidemill_data::EncodedText;
 
 use super::text_model::TextModel;
-use super::{TaskError, TaskOptions};
+use super::{TaskError, TaskOptions, TextPreparation};
 use crate::checkpoint::Checkpoint;
 use crate::encoders::HeadKind;
 
@@ -86,27 +87,54 @@ impl QuestionAnswerer {
         Ok(QuestionAnswerer { model: TextModel::open(checkpoint, Some(HeadKind::QuestionAnswering), options)? })
     }
 
+    /// The tokeniser's side, for threads that are not the model's.
+    pub fn preparation(&self) -> Arc<TextPreparation> {
+        Arc::clone(&self.model.preparation)
+    }
+
     /// The best answers to each question, best first. A document without a token has none.
     ///
     /// # Errors
     /// [`TaskError`]; a question that leaves no room for a window of its document is one.
     pub fn answer(&self, questions: &[Question<'_>], options: &AnswerOptions) -> Result<Vec<Vec<Answer>>, TaskError> {
-        let window = options.window.min(self.model.preparation.max_length());
-        let stride = options.stride.min(window / 2);
-        let (mut windows, mut owners) = (Vec::new(), Vec::new());
-        for (owner, Question { question, document }) in questions.iter().enumerate() {
-            let of_question = self.model.preparation.tokenizer.windows(question, document, window, stride)?;
-            owners.extend(of_question.iter().map(|_| owner));
-            windows.extend(of_question);
-        }
-        let scores = self.model.scores_by_text(&windows.iter().collect::<Vec<_>>())?;
-        let mut found: Vec<Found> = questions.iter().map(|_| Found::default()).collect();
-        for ((owner, window), scores) in owners.iter().zip(&windows).zip(&scores) {
-            if let Some(found) = found.get_mut(*owner) {
-                found.look(window, scores, options);
+        let windows = questions.iter().map(|question| self.model.preparation.windows(*question, options));
+        let windows: Vec<Vec<EncodedText>> = windows.collect::<Result<_, _>>()?;
+        let read: Vec<(&str, &[EncodedText])> =
+            questions.iter().zip(&windows).map(|(asked, windows)| (asked.document, windows.as_slice())).collect();
+        self.answer_windows(&read, options)
+    }
+
+    /// The same for documents with the windows that [`TextPreparation::windows`] has made of them and their questions.
+    ///
+    /// # Errors
+    /// [`TaskError::Model`] when the model fails.
+    pub fn answer_windows(
+        &self,
+        read: &[(&str, &[EncodedText])],
+        options: &AnswerOptions,
+    ) -> Result<Vec<Vec<Answer>>, TaskError> {
+        let all: Vec<&EncodedText> = read.iter().flat_map(|(_, windows)| *windows).collect();
+        let mut scores = self.model.scores_by_text(&all)?.into_iter();
+        let answers = read.iter().map(|(document, windows)| {
+            let mut found = Found::default();
+            for (window, scores) in windows.iter().zip(scores.by_ref()) {
+                found.look(window, &scores, options);
             }
-        }
-        Ok(found.into_iter().zip(questions).map(|(found, asked)| found.answers(asked.document, options)).collect())
+            found.answers(document, options)
+        });
+        Ok(answers.collect())
+    }
+}
+
+impl TextPreparation {
+    /// A question with each part of its document that fits beside it, as [`AnswerOptions`] says.
+    ///
+    /// # Errors
+    /// [`TaskError::Tokenizer`] when the tokeniser fails, or the question leaves no room.
+    pub fn windows(&self, asked: Question<'_>, options: &AnswerOptions) -> Result<Vec<EncodedText>, TaskError> {
+        let window = options.window.min(self.max_length());
+        let stride = options.stride.min(window / 2);
+        Ok(self.tokenizer.windows(asked.question, asked.document, window, stride)?)
     }
 }
 
