@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use prost::Message as _;
+use prost_types::FileDescriptorSet;
 
 const FILES: [&str; 7] = [
     "tidemill/v1/chat.proto",
@@ -23,12 +24,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("tidemill_descriptor.bin"), descriptors.encode_to_vec())?;
 
-    tonic_prost_build::configure()
-        .emit_rerun_if_changed(false)
+    // Each package for itself: what is not implemented of the open protocol answers UNIMPLEMENTED, of our own it is an error
+    // of the compiler.
+    let (open, own): (Vec<_>, Vec<_>) = descriptors.file.into_iter().partition(|file| file.package() == "inference");
+    let configure = || {
         // A map in key order: the same message gives the same bytes.
-        .btree_map(".")
+        tonic_prost_build::configure().emit_rerun_if_changed(false).btree_map(".")
+    };
+    configure().compile_fds(FileDescriptorSet { file: own })?;
+    configure()
         // Tensor bytes are slices of the received message, not copies of it.
         .bytes(".inference")
-        .compile_fds(descriptors)?;
+        .generate_default_stubs(true)
+        .compile_fds(FileDescriptorSet { file: open })?;
     Ok(())
 }

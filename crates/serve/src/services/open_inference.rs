@@ -422,18 +422,16 @@ impl GrpcInferenceService for Base {
         Ok(Response::new(self.infer(request.into_inner(), &admitted).await?))
     }
 
-    type ModelStreamInferStream = BoxStream<'static, Result<ModelStreamInferResponse, Status>>;
-
     async fn model_stream_infer(
         &self,
         request: Request<Streaming<ModelInferRequest>>,
-    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+    ) -> Result<Response<tonic::codegen::BoxStream<ModelStreamInferResponse>>, Status> {
         let answers = self.answer_stream(request, |base, message, admitted| base.infer_streamed(message, admitted));
         let answers = answers.flat_map(|answer| match answer {
             Ok(pieces) => pieces.map(Ok).boxed(),
             Err(status) => stream::once(std::future::ready(Err(status))).boxed(),
         });
-        Ok(Response::new(answers.boxed()))
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn model_config(
