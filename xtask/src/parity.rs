@@ -1,4 +1,5 @@
-//! `cargo xtask parity`: models beside `transformers`, on small checkpoints that it makes.
+//! `cargo xtask parity`: models beside `transformers`, on small checkpoints that it makes; and a compiled package beside its
+//! module.
 //!
 //! Owns the order of things and the table. What is made and what is expected is in
 //! `xtask/peers/parity.py`; what is compared, in `crates/model/tests/parity/`; both say what came
@@ -94,9 +95,11 @@ pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> 
     let exported = add_exported(&mut rows, &python, &script, &chosen);
     println!("{}", table(&rows));
     exported?;
+    let compiled = if options.only.is_empty() { compiled(&root, &python, &folder) } else { Ok(()) };
     if !options.keep {
         cache::remove(&folder)?;
     }
+    compiled?;
     let silent: Vec<&str> = names.iter().filter(|name| !rows.contains_key(*name)).map(String::as_str).collect();
     if !silent.is_empty() {
         bail!("The test said nothing of {}.", silent.join(", "));
@@ -168,6 +171,26 @@ fn compared(root: &Path, folder: &Path) -> Result<BTreeMap<String, Row>> {
     }
     child.wait()?;
     Ok(rows)
+}
+
+/// Compares an AOTInductor package, which is a library for the processor at hand, with the module that it is made of.
+fn compiled(root: &Path, python: &Path, folder: &Path) -> Result<()> {
+    progress::heading("an AOTInductor package beside its module");
+    let script = root.join("crates/model/tests/fixtures/make_opaque.py");
+    let folder = folder.join("compiled");
+    fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made.", folder.display()))?;
+    if !Command::new(python).arg(&script).arg("--pt2").arg(&folder).status()?.success() {
+        bail!("A package could not be compiled: torch's words are above.");
+    }
+    let tested = checkout::cargo(root)
+        .args(["test", "--package", "tidemill-model", "--test", "opaque", "--", "--ignored"])
+        .env("TIDEMILL_PT2", &folder)
+        .status()
+        .context("cargo does not run")?;
+    if !tested.success() {
+        bail!("An AOTInductor package does not give what its module does.");
+    }
+    Ok(())
 }
 
 /// Lets transformers read what Tidemill wrote.

@@ -147,10 +147,9 @@ fn damaged_files_and_packages_without_a_signature_are_errors() {
     assert_eq!(Signature::beside(&folder.path().join("cut.pt")).unwrap(), None);
 }
 
-/// A package is a library for one kind of processor, so none is stored. `python make_opaque.py --pt2 FOLDER` makes one;
-/// then `TIDEMILL_PT2=FOLDER cargo test -p tidemill-model --test opaque -- --ignored`.
+/// A package is a library for one kind of processor, so none is stored: `cargo xtask parity` has one made and runs this.
 #[test]
-#[ignore = "needs what make_opaque.py --pt2 compiles for this processor"]
+#[ignore = "run by cargo xtask parity, which has the package compiled"]
 fn a_compiled_package_gives_what_the_module_does() {
     let folder = std::env::var_os("TIDEMILL_PT2").expect("TIDEMILL_PT2 names the folder of linear.pt2");
     let mut model = OpaqueModel::open(&Path::new(&folder).join("linear.pt2"), Form::AotInductor).unwrap();
