@@ -8,12 +8,10 @@ use std::iter;
 use tch::{Device, Kind, Tensor};
 
 use super::blocks::Blocks;
+use super::choose::{advance, advance_beams, fail, start_samples};
 use super::group::{Group, Sequence};
 use super::waiting::Waiting;
-use super::{
-    EngineConfig, EngineState, Event, Refused, Request, RequestId, TokenEngine, advance, advance_beams, fail,
-    start_samples,
-};
+use super::{EngineConfig, EngineState, Event, Refused, Request, RequestId, TokenEngine};
 use crate::encoder_decoders::{EncoderDecoder, EncoderDecoderShape, TargetStep, Targets};
 use crate::error::ModelError;
 
