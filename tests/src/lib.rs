@@ -115,6 +115,12 @@ fn within(limit: Duration, mut child: Child) -> Output {
     Output { status, stdout: out.join().expect("reader"), stderr: err.join().expect("reader") }
 }
 
+/// Where a stored checkpoint lies.
+pub fn checkpoint(name: &str) -> String {
+    let folder = repository().join("crates/model/tests/fixtures/checkpoints").join(name);
+    folder.canonicalize().expect("a stored checkpoint").display().to_string()
+}
+
 /// A running `tidemill serve`, killed when dropped.
 pub struct Server {
     child: Child,

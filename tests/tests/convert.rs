@@ -2,15 +2,10 @@
 //! or left behind that nobody asked for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
-use tidemill_tests::tidemill;
-
-fn checkpoint(name: &str) -> String {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/fixtures/checkpoints");
-    fixtures.join(name).canonicalize().unwrap().display().to_string()
-}
+use tidemill_tests::{checkpoint, tidemill};
 
 #[test]
 fn a_checkpoint_goes_to_gguf_and_back_and_generates_the_same() {
