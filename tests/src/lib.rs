@@ -18,7 +18,8 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "tidemill"]);
+        // Of the whole workspace, so that dependencies have the features that they have in the tests and are built once.
+        cargo.args(["build", "--quiet", "--workspace", "--bin", "tidemill"]);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }

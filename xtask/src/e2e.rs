@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> 
     arguments.extend(options.filter.iter().filter(|word| *word != "--").cloned());
     steps::run(vec![
         steps::set_up(cache_folder),
-        steps::cargo("program", &root, steps::words("build --package tidemill"), &[]),
+        steps::cargo("program", &root, steps::words("build --workspace --bin tidemill"), &[]),
         steps::cargo("end-to-end tests", &root, arguments, &[]),
     ])
 }

@@ -13,7 +13,7 @@ pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
         fmt::format(&root, true),
         steps::set_up(cache_folder),
         lint::clippy(&root),
-        steps::cargo("program", &root, steps::words("build --package tidemill"), &[]),
+        steps::cargo("program", &root, steps::words("build --workspace --bin tidemill"), &[]),
         steps::cargo("tests", &root, steps::words("test --workspace --no-fail-fast"), &[]),
         lint::documentation(&root),
     ])

@@ -5,6 +5,7 @@
 
 mod augment;
 mod clean;
+pub mod duration;
 mod encoder;
 mod error;
 mod examples;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidemill_data::Preprocessing;
 
+use crate::Scheduling;
 use crate::files::sha256;
 
 /// The manifest's file name.
@@ -39,6 +40,9 @@ pub struct Manifest {
     pub signature: Signature,
     /// How texts become ids, beyond `tokenizer.json`.
     pub preprocessing: Preprocessing,
+    /// How its requests are scheduled when it is served; what is left out is the server's to say.
+    #[serde(default, skip_serializing_if = "Scheduling::is_empty")]
+    pub scheduling: Scheduling,
     /// Where the model came from.
     pub source: Source,
     /// Length and digest of every file of the package but the manifest.
@@ -145,6 +149,7 @@ impl Manifest {
             labels: labels.to_vec(),
             signature: Signature::text_classification(labels.len()),
             preprocessing,
+            scheduling: Scheduling::default(),
             source,
             files: BTreeMap::new(),
         }
@@ -192,6 +197,7 @@ impl Manifest {
         if self.task != TEXT_CLASSIFICATION {
             return Err(format!("its task is {:?}, and only {TEXT_CLASSIFICATION:?} is known", self.task));
         }
+        self.scheduling.check().map_err(|(key, problem)| format!("its scheduling.{key} {problem}"))?;
         if self.labels.is_empty() {
             return Err("it names no labels".to_string());
         }
@@ -242,6 +248,7 @@ mod tests {
         let mut manifest = Manifest::text_classification("reviews", "1", &labels, preprocessing, source);
         let record = FileRecord { bytes: 3, sha256: sha256(b"abc") };
         manifest.files.insert("config.json".to_string(), record);
+        manifest.scheduling.max_batch_size = Some(8);
         manifest
     }
 
@@ -252,6 +259,7 @@ mod tests {
         assert_eq!(again.to_text().unwrap(), text);
         assert_eq!((again.name.as_str(), again.source.seed), ("reviews", Some(7)));
         assert_eq!(again.signature.outputs[0].shape, [-1, 2]);
+        assert_eq!(again.scheduling.max_batch_size, Some(8));
     }
 
     #[test]

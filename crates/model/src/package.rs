@@ -12,6 +12,7 @@ use crate::error::{ModelError, WeightsError};
 use crate::files::{beside, put_folder_in_place, remove_folder, sha256, sha256_file, sync_folder, write_and_sync};
 use crate::manifest::{FileRecord, MANIFEST, Manifest, Source};
 use crate::parameters::Parameters;
+use crate::scheduling::Scheduling;
 use crate::weights::{self, Weights};
 
 /// The architecture's configuration.
@@ -104,6 +105,8 @@ pub struct PackageParts<'a> {
     pub parameters: &'a Parameters,
     /// Text cleaning and tokeniser.
     pub encoder: &'a Encoder,
+    /// How its requests are scheduled when it is served.
+    pub scheduling: Scheduling,
     /// Where the model came from.
     pub source: Source,
     /// The evaluation's report, as JSON.
@@ -137,6 +140,14 @@ impl Package {
     /// [`PackageError`] that names the file and says what to do.
     pub fn open_unverified(folder: &Path) -> Result<Package, PackageError> {
         Package::read(folder, false)
+    }
+
+    /// A package's manifest alone, its own digest checked: what it says of itself, without opening it.
+    ///
+    /// # Errors
+    /// [`PackageError`] that names the file and says what to do.
+    pub fn manifest_of(folder: &Path) -> Result<Manifest, PackageError> {
+        read_manifest(folder, true)
     }
 
     fn read(folder: &Path, verify: bool) -> Result<Package, PackageError> {
@@ -349,6 +360,7 @@ fn fill(folder: &Path, parts: &PackageParts<'_>) -> Result<(), PackageError> {
         parts.encoder.preprocessing(),
         parts.source.clone(),
     );
+    manifest.scheduling = parts.scheduling.clone();
     let put = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         write_and_sync(&path, |out| out.write_all(bytes)).map_err(|source| PackageError::Io { path, source })

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 use tidemill_model::ModelError;
 use tidemill_model::decoders::{Decoder, DecoderShape, LayerCache, Step};
-use tidemill_model::engine::{Engine, EngineConfig, Event, Refused, Request, RequestId, TokenEngine};
+use tidemill_model::engine::{Engine, EngineConfig, Event, Refused, Request, RequestId, TokenEngine, Turn};
 use tidemill_model::generation::{FinishReason, PromptLookup, SamplingConfig};
 
 const VOCABULARY: i64 = 50;
@@ -384,12 +384,16 @@ fn what_is_cancelled_is_free_at_once() {
 }
 
 #[test]
-fn keys_take_turns() {
+fn keys_take_turns_within_a_priority() {
     let mut engine = engine(EngineConfig { max_sequences: 1, ..small() });
-    let mut submit =
-        |key: &str, seed| engine.submit(Request { key: key.to_owned(), ..request(&prompt(seed, 4), 2) }).unwrap();
-    let many: Vec<_> = (0..3).map(|seed| submit("many", seed)).collect();
-    let one = submit("one", 9);
+    let mut submit = |key: &str, priority, seed| {
+        let turn = Turn { key: key.to_owned(), priority };
+        engine.submit(Request { turn, ..request(&prompt(seed, 4), 2) }).unwrap()
+    };
+    let later = submit("patient", 2, 8);
+    let many: Vec<_> = (0..3).map(|seed| submit("many", 1, seed)).collect();
+    let one = submit("one", 1, 9);
+    let urgent = submit("many", 0, 7);
     let mut order = Vec::new();
     while !engine.is_idle() {
         for event in engine.step().unwrap() {
@@ -398,7 +402,7 @@ fn keys_take_turns() {
             }
         }
     }
-    assert_eq!(order, [many[0], one, many[1], many[2]]);
+    assert_eq!(order, [urgent, many[0], one, many[1], many[2], later]);
 }
 
 #[test]

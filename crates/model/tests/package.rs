@@ -10,7 +10,9 @@ use tch::Device;
 use tidemill_data::{Encoder, TextCleaning, TokenizerConfig};
 use tidemill_model::architectures::Vocabulary;
 use tidemill_model::manifest::Source;
-use tidemill_model::{Package, PackageParts, Parameters, Pipeline, PipelineOptions, Weights, architectures, weights};
+use tidemill_model::{
+    Package, PackageParts, Parameters, Pipeline, PipelineOptions, Scheduling, Weights, architectures, weights,
+};
 
 const TEXTS: [&str; 4] = ["a good film", "a bad film", "two hours of my life", "good, good and good again"];
 
@@ -40,6 +42,7 @@ impl Trained {
             config: &self.config,
             parameters: &self.parameters,
             encoder: &self.encoder,
+            scheduling: Scheduling::default(),
             source: Source { seed: Some(5), ..Source::default() },
             report_json: Some("{\"accuracy\": 0.5}"),
         };

@@ -17,6 +17,7 @@ use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, StatusCode
 use tonic::codegen::{BoxFuture, Bytes, Service};
 use tonic::service::Routes;
 use tonic::{Code, Status};
+use tracing::Instrument as _;
 
 use crate::access::{self, Access};
 use crate::admitted::{Admitted, Broken, Reason};
@@ -25,7 +26,12 @@ use crate::connections::{Busy, ConnectionInfo, Door};
 use crate::keys::{Caller, Keys};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::priority::{self, Priority};
 use crate::refusal::Refusal;
+use crate::trace::Trace;
+
+/// The header, or gRPC's metadata, that says how soon an answer is wanted.
+const PRIORITY: &str = "x-priority";
 
 /// How long a request may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,16 +229,20 @@ impl Service<Request<Body>> for Admission {
         let Some(&(method, time)) = METHODS.iter().find(|(method, _)| is_of(method, path)) else {
             return self.call_beside(request);
         };
-        let mut account = Account::open(Arc::clone(&self.metrics), method);
+        let trace = Trace::begin(method, request.headers());
+        let mut account = Account::open(Arc::clone(&self.metrics), method, trace.clone());
         let entered = self.gate.caller(Access::Infer, &request).and_then(|caller| {
+            let priority = caller.priority(priority(request.headers())?);
             let place = Place { _server: Some(self.gate.enter()?), _key: caller.enter()?, connection: busy(&request) };
-            Ok((caller, place))
+            Ok((caller, priority, place))
         });
-        let (caller, place) = match entered {
+        let (caller, priority, place) = match entered {
             Ok(entered) => entered,
             Err(refusal) => {
                 account.outcome = Some(refusal.reason());
-                return Box::pin(std::future::ready(Ok(refused(method, is_grpc(method), refusal))));
+                let mut refused = refused(method, is_grpc(method), refusal);
+                trace.tell(refused.headers_mut());
+                return Box::pin(std::future::ready(Ok(refused)));
             }
         };
 
@@ -241,15 +251,16 @@ impl Service<Request<Body>> for Admission {
         let time = [asked, self.gate.limit(time)].into_iter().flatten().min();
         let deadline = time.and_then(|time| account.started.checked_add(time));
         let key = caller.name().map_or_else(|| key_of(&request), str::to_owned);
-        let admitted = Admitted { deadline, key, caller, broken: account.broken.clone() };
+        let admitted = Admitted { deadline, key, priority, caller, broken: account.broken.clone() };
         request.extensions_mut().insert(admitted);
 
         let request = match time_limit {
             Time::Stream => request,
             Time::Request | Time::Generation => received_within(self.gate.limits.now().max_receive_time, request),
         };
-        let answer = self.services.call(request);
-        Box::pin(async move {
+        let span = trace.span().clone();
+        let answer = span.in_scope(|| self.services.call(request));
+        let answer = async move {
             let answer = match deadline {
                 Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
                     .await
@@ -258,10 +269,12 @@ impl Service<Request<Body>> for Admission {
             };
             answer.map(|mut answer| {
                 set_bound_code(answer.headers_mut());
+                trace.tell(answer.headers_mut());
                 account.note(&answer);
                 answer.map(|body| Body::new(Held::new(body, Some(account), place)))
             })
-        })
+        };
+        Box::pin(answer.instrument(span))
     }
 }
 
@@ -269,6 +282,7 @@ impl Admission {
     // What is not inference: it takes no place on the server, but counts among its key's requests.
     fn call_beside(&mut self, mut request: Request<Body>) -> BoxFuture<Response<Body>, Infallible> {
         let path = request.uri().path();
+        let trace = Trace::beside(request.headers());
         let access = access::of(path);
         let entered = self.gate.caller(access, &request).and_then(|caller| {
             // Where there are keys, a probe keeps no connection open: anybody can make one.
@@ -283,16 +297,21 @@ impl Admission {
                 let limit = self.gate.limits.now().max_receive_time;
                 let limit = if is_stream { self.gate.max_stream_idle } else { limit };
                 request.extensions_mut().insert(Admitted { caller, ..Admitted::default() });
-                let answer = self.services.call(received_within(limit, request));
-                Box::pin(async move {
-                    let answer = answer.await;
-                    answer.map(|answer| answer.map(|body| Body::new(Held::new(body, None, place))))
-                })
+                let span = trace.span().clone();
+                let answer = span.in_scope(|| self.services.call(received_within(limit, request)));
+                let answer = async move {
+                    answer.await.map(|mut answer| {
+                        trace.tell(answer.headers_mut());
+                        answer.map(|body| Body::new(Held::new(body, None, place)))
+                    })
+                };
+                Box::pin(answer.instrument(span))
             }
             Err(refusal) => {
                 self.metrics.refused(refusal.reason());
                 let kind = request.headers().get("content-type").map(HeaderValue::as_bytes).unwrap_or_default();
-                let refused = refused(path, kind.starts_with(b"application/grpc"), refusal);
+                let mut refused = refused(path, kind.starts_with(b"application/grpc"), refusal);
+                trace.tell(refused.headers_mut());
                 Box::pin(std::future::ready(Ok(refused)))
             }
         }
@@ -323,13 +342,14 @@ struct Account {
     started: Instant,
     outcome: Option<&'static str>,
     broken: Broken,
+    trace: Trace,
 }
 
 impl Account {
-    fn open(metrics: Arc<Metrics>, method: &'static str) -> Account {
+    fn open(metrics: Arc<Metrics>, method: &'static str, trace: Trace) -> Account {
         let open = metrics.open_requests();
         open.increment(1.0);
-        Account { metrics, open, method, started: Instant::now(), outcome: None, broken: Broken::default() }
+        Account { metrics, open, method, started: Instant::now(), outcome: None, broken: Broken::default(), trace }
     }
 
     // What a response's head says of the outcome.
@@ -365,7 +385,9 @@ impl Drop for Account {
         self.open.decrement(1.0);
         // Without an outcome the caller left before there was one.
         let outcome = self.broken.reason().or(self.outcome).unwrap_or("cancelled");
-        self.metrics.ended(self.method, outcome, self.started.elapsed());
+        let took = self.started.elapsed();
+        self.metrics.ended(self.method, outcome, took);
+        self.trace.end(outcome, took);
     }
 }
 
@@ -376,6 +398,16 @@ fn set_bound_code(headers: &mut HeaderMap) {
         && *code == (Code::OutOfRange as i32).to_string()
     {
         *code = HeaderValue::from(Code::ResourceExhausted as i32);
+    }
+}
+
+// How soon the caller wants the answer.
+fn priority(headers: &HeaderMap) -> Result<Option<Priority>, Refusal> {
+    let Some(value) = headers.get(PRIORITY) else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    match number.and_then(Priority::new) {
+        Some(priority) => Ok(Some(priority)),
+        None => Err(Refusal::invalid(PRIORITY, priority::PROBLEM)),
     }
 }
 
@@ -469,7 +501,10 @@ impl http_body::Body for Held {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let span = self.account.as_ref().map(|account| account.trace.span().clone());
+        let entered = span.as_ref().map(tracing::Span::enter);
         let mut frame = Pin::new(&mut self.body).poll_frame(context);
+        drop(entered);
         match &mut frame {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {

@@ -3,7 +3,10 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use tidemill_model::engine::Turn;
+
 use crate::keys::Caller;
+use crate::priority::Priority;
 use crate::refusal::Refusal;
 
 /// What the gate tells the services of a request: an extension of every request that it let in.
@@ -14,6 +17,8 @@ pub(crate) struct Admitted {
     /// On whose behalf it is made: its key's name; where keys are off the credential that it carries, else where it comes
     /// from. Keys take turns.
     pub(crate) key: String,
+    /// How soon the answer is wanted.
+    pub(crate) priority: Priority,
     /// Who makes it.
     pub(crate) caller: Caller,
     /// Why an answer that had begun was not finished.
@@ -21,6 +26,11 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
+    /// When a request to a model that generates is let in, beside others that wait.
+    pub(crate) fn turn(&self) -> Turn {
+        Turn { priority: self.priority.level() as u8, key: self.key.clone() }
+    }
+
     /// Notes why an answer that had begun is not finished, where the wire itself does not show it.
     pub(crate) fn note_broken(&self, refusal: &Refusal) {
         self.broken.note(refusal.reason());

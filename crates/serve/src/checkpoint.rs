@@ -63,35 +63,35 @@ fn start_encoder(
     let (label, threads) = (path.label(), config.threads.unwrap_or(1));
     let info = move |labels: Vec<String>| ModelInfo { name: path.label(), version: version(&path), labels };
     let place = checkpoint.path().to_path_buf();
-    let failed = move |error: TaskError| ServeError::Open { path: place, reason: error.to_string() };
+    let failed = move |error: TaskError| ServeError::Open { path: place.clone(), reason: error.to_string() };
     match EncoderTask::of(&checkpoint) {
         EncoderTask::Embedding => batch::spawn(label, config, metrics, Model::Embedder, move || {
             tidemill_torch::set_threads(threads);
-            let options = EmbeddingOptions { model: options, ..EmbeddingOptions::default() };
+            let options = EmbeddingOptions { model: options.clone(), ..EmbeddingOptions::default() };
             let opened = Embedder::from_checkpoint(&checkpoint, &options).and_then(encoder::embedder);
-            Ok((info(Vec::new()), opened.map_err(failed)?))
+            Ok((info(Vec::new()), opened.map_err(&failed)?))
         }),
         EncoderTask::Reranking => batch::spawn(label, config, metrics, Model::Reranker, move || {
             tidemill_torch::set_threads(threads);
             let opened = Reranker::from_checkpoint(&checkpoint, &options).and_then(encoder::reranker);
-            Ok((info(Vec::new()), opened.map_err(failed)?))
+            Ok((info(Vec::new()), opened.map_err(&failed)?))
         }),
         EncoderTask::SequenceClassification => batch::spawn(label, config, metrics, Model::Classifier, move || {
             tidemill_torch::set_threads(threads);
-            let classifier = SequenceClassifier::from_checkpoint(&checkpoint, &options).map_err(failed.clone())?;
+            let classifier = SequenceClassifier::from_checkpoint(&checkpoint, &options).map_err(&failed)?;
             let labels = classifier.labels().to_vec();
-            Ok((info(labels), encoder::classifier(classifier).map_err(failed)?))
+            Ok((info(labels), encoder::classifier(classifier).map_err(&failed)?))
         }),
         EncoderTask::TokenClassification => batch::spawn(label, config, metrics, Model::Entities, move || {
             tidemill_torch::set_threads(threads);
-            let tagger = TokenClassifier::from_checkpoint(&checkpoint, &options).map_err(failed.clone())?;
+            let tagger = TokenClassifier::from_checkpoint(&checkpoint, &options).map_err(&failed)?;
             let kinds = tagger.kinds();
-            Ok((info(kinds), encoder::entities(tagger).map_err(failed)?))
+            Ok((info(kinds), encoder::entities(tagger).map_err(&failed)?))
         }),
         EncoderTask::QuestionAnswering => batch::spawn(label, config, metrics, Model::Answerer, move || {
             tidemill_torch::set_threads(threads);
             let opened = QuestionAnswerer::from_checkpoint(&checkpoint, &options).and_then(encoder::answerer);
-            Ok((info(Vec::new()), opened.map_err(failed)?))
+            Ok((info(Vec::new()), opened.map_err(&failed)?))
         }),
     }
 }

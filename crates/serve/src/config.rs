@@ -1,11 +1,14 @@
 //! The server's configuration: every bound and its default, in one type. It can be read from TOML; durations are written
 //! with their unit ("500us", "2ms", "30s", "5m").
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tidemill_model::Scheduling;
+use tonic::codegen::http::Uri;
 
 use crate::model_path::ModelPath;
 use crate::repository::RepositoryConfig;
@@ -49,12 +52,22 @@ pub struct ServerConfig {
     /// The calls that manage the server.
     pub admin: AdminConfig,
 
+    /// Where traces are sent. Default (absent): nowhere.
+    pub traces: Option<TracesConfig>,
+
     /// Most texts that a model is given at once. A longer request is run in parts. Default: 64.
     pub max_batch_size: usize,
     /// How long the first text of a batch may wait for others to join it when the model is idle. While the model is busy
     /// the next batch forms by itself, so that waiting rarely pays. Default: 0.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub max_delay: Duration,
+    /// Sizes that batches are best of. A model that waits for more (`max_delay`) runs as soon as that many texts wait, and
+    /// takes the largest of these sizes that is there. Default: none, whatever waits.
+    pub preferred_batch_sizes: Vec<usize>,
+    /// How many of each model run side by side, each with its own weights; not of models that generate. Default: 1.
+    pub instances: usize,
+    /// What differs from this for single models, by their names; goes before what their packages say. Default: nothing.
+    pub models: BTreeMap<String, Scheduling>,
     /// Most tokens that an encoder is given at once. Default: 16,384.
     pub max_batch_tokens: usize,
     /// Most texts that may wait for one model; beyond it requests are refused at once. At least `max_texts`.
@@ -76,7 +89,7 @@ pub struct ServerConfig {
     /// Most requests that may wait for a model that generates; beyond it they are refused at once. Default: 256.
     pub max_waiting: usize,
     /// Longest time for one answer that is generated, streamed or not. Default: 10 min.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub max_generation_time: Duration,
     /// Most tokens of an answer that may wait for a slow reader; beyond it the answer is cut off. Default: 4,096.
     pub max_stream_backlog: usize,
@@ -98,42 +111,42 @@ pub struct ServerConfig {
     pub max_requests: usize,
     /// Longest time for one unary request, from its headers to its answer, whatever deadline its caller has set.
     /// Default: 60 s.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub max_request_time: Duration,
     /// Requests of one stream that may be under way at once; beyond it the stream is not read. Default: 16.
     pub max_stream_requests: usize,
     /// Longest time that a stream may lie idle before it is ended. Default: 5 min.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub max_stream_idle: Duration,
 
     /// Most connections. Beyond it new ones wait, unaccepted, for another to close. Default: 900, below the usual limit
     /// of 1,024 open files.
     pub max_connections: usize,
     /// Longest time that a connection may take over TLS's handshake, and then to begin to ask. Default: 10 s.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub max_opening_time: Duration,
     /// Most TLS handshakes under way at once; beyond it the oldest is given up for the newest. Default: 128.
     pub max_handshakes: usize,
     /// How long a connection may stay open without a request, of HTTP/1.1 30 s at most, or without reading its answers.
     /// Default: 5 min.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub max_connection_idle: Duration,
     /// Longest time that a request's message may take to arrive, of those that are one message. Default: 30 s.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub max_receive_time: Duration,
     /// Most HTTP/2 streams open at once on a connection. Default: 256.
     pub max_connection_streams: u32,
     /// Most bytes of headers in a request, as HTTP/2 counts them. Default: 16 KiB.
     pub max_header_bytes: u32,
     /// How often an HTTP/2 ping asks whether the other end of a connection is still there. Default: 30 s.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub keep_alive_interval: Duration,
     /// How long its answer may take before the connection is closed. Default: 20 s.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub keep_alive_timeout: Duration,
 
     /// How long a server that was told to stop may go on to finish what it had accepted. Default: 20 s.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub grace: Duration,
 }
 
@@ -163,8 +176,12 @@ impl Default for ServerConfig {
             tls: None,
             allow_anyone: false,
             admin: AdminConfig::default(),
+            traces: None,
             max_batch_size: 64,
             max_delay: Duration::ZERO,
+            preferred_batch_sizes: Vec::new(),
+            instances: 1,
+            models: BTreeMap::new(),
             max_batch_tokens: 16 * 1024,
             max_queue: 4096,
             precision: None,
@@ -207,6 +224,8 @@ impl ServerConfig {
         let wrong = |key, problem: String| Err(crate::ServeError::Config { key, problem });
         let at_least_one = [
             ("max_batch_size", self.max_batch_size),
+            ("instances", self.instances),
+            ("preferred_batch_sizes", self.preferred_batch_sizes.iter().copied().min().unwrap_or(1)),
             ("max_batch_tokens", self.max_batch_tokens),
             ("max_context", self.max_context.unwrap_or(1)),
             ("cache_bytes", self.cache_bytes.unwrap_or(1)),
@@ -257,10 +276,35 @@ impl ServerConfig {
         if let Some(repository) = &self.repository {
             repository.check()?;
         }
+        for (name, scheduling) in &self.models {
+            scheduling.check().map_err(|(key, problem)| {
+                let problem = format!("of {name:?}: {key} {problem}");
+                crate::ServeError::Config { key: "models", problem }
+            })?;
+        }
+        if let Some(traces) = &self.traces {
+            traces.check()?;
+        }
         if self.threads.is_some_and(|threads| threads < 1) {
             return wrong("threads", "must be at least 1; leave it out to share all".to_owned());
         }
         self.check_openness()
+    }
+
+    /// This with what differs for one model: what its package says, and before that what [`models`](Self::models) says.
+    pub(crate) fn of_model(&self, name: &str, package: &Scheduling) -> ServerConfig {
+        let own = self.models.get(name).cloned().unwrap_or_default().or(package);
+        let instances = own.instances.unwrap_or(self.instances);
+        let shared = |threads: i32| (threads / i32::try_from(instances).unwrap_or(i32::MAX)).max(1);
+        let mut config = self.clone();
+        config.instances = instances;
+        config.threads = own.threads.or(self.threads.map(shared));
+        config.max_batch_size = own.max_batch_size.unwrap_or(self.max_batch_size);
+        config.max_batch_tokens = own.max_batch_tokens.unwrap_or(self.max_batch_tokens);
+        config.max_delay = own.max_delay.unwrap_or(self.max_delay);
+        config.max_queue = own.max_queue.unwrap_or(self.max_queue);
+        config.preferred_batch_sizes = own.preferred_batch_sizes.unwrap_or(config.preferred_batch_sizes);
+        config
     }
 
     // Whether whoever reaches the server has to say who they are.
@@ -312,39 +356,39 @@ impl AdminConfig {
     }
 }
 
-/// Durations as text with a unit. The largest unit that is exact is written.
-pub(crate) mod duration {
-    use std::time::Duration;
+/// Traces, by OpenTelemetry: a span for each request of inference, in the trace that its caller has begun if it has
+/// (`traceparent`, by W3C Trace Context).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TracesConfig {
+    /// A collector that takes OTLP over gRPC in the clear, such as the one on this machine: `http://127.0.0.1:4317`.
+    pub endpoint: String,
+    /// Of the requests that are not in a trace yet the part whose traces are kept, from 0 to 1; a caller's own trace is
+    /// kept if the caller keeps it. Default: 1.
+    #[serde(default = "everything")]
+    pub share: f64,
+}
 
-    use serde::{Deserialize as _, Deserializer, Serializer, de};
-
-    const UNITS: [(&str, u128); 4] = [("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];
-
-    pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        let micros = duration.as_micros();
-        let exact = UNITS.iter().find(|(_, size)| micros != 0 && micros.is_multiple_of(*size));
-        match exact {
-            Some((unit, size)) => serializer.serialize_str(&format!("{}{unit}", micros / size)),
-            None => serializer.serialize_str(&format!("{micros}us")),
+impl TracesConfig {
+    fn check(&self) -> Result<(), crate::ServeError> {
+        let wrong = |key, problem: String| Err(crate::ServeError::Config { key, problem });
+        let is_address =
+            self.endpoint.parse::<Uri>().is_ok_and(|uri| uri.authority().is_some() && uri.scheme_str() == Some("http"));
+        if !is_address {
+            return wrong("traces.endpoint", "is no address such as \"http://127.0.0.1:4317\"".to_owned());
         }
+        if !(0.0..=1.0).contains(&self.share) {
+            return wrong("traces.share", format!("is {}; it must be from 0 to 1", self.share));
+        }
+        Ok(())
     }
+}
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse(text.trim()).ok_or_else(|| {
-            de::Error::custom(format!(
-                "{text:?} is not a duration; write a whole number and a unit: \"500us\", \"2ms\", \"30s\" or \"5m\""
-            ))
-        })
-    }
+// So that a configuration can be compared; a share is checked to be a number.
+impl Eq for TracesConfig {}
 
-    fn parse(text: &str) -> Option<Duration> {
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at_checked(digits)?;
-        let (_, size) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
-        let micros = number.parse::<u64>().ok()?.checked_mul(u64::try_from(*size).ok()?)?;
-        Some(Duration::from_micros(micros))
-    }
+fn everything() -> f64 {
+    1.0
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::error::ServeError;
+use crate::metrics::Metrics;
 use crate::model::{Model, ModelInfo};
 use crate::model_path::ModelPath;
 use crate::statistics::Statistics;
@@ -42,13 +43,14 @@ impl IdentityHandle {
 }
 
 /// Starts it. Its thread does nothing but live as long as the model is served, as every model's does.
-pub(crate) fn start(path: &ModelPath) -> Result<Loading, ServeError> {
+pub(crate) fn start(path: &ModelPath, metrics: &Arc<Metrics>) -> Result<Loading, ServeError> {
     let version = path.version.clone().unwrap_or_else(|| "1".to_owned());
     let info = ModelInfo { name: path.label(), version, labels: Vec::new() };
+    let statistics = Statistics::new(metrics.requests(&info));
     thread::spawn(path.label(), move |tell| {
         let (close, closed) = sync_channel(1);
         let (_serving, readiness) = Serving::new(&info.name, || ());
-        let handle = IdentityHandle { info: Arc::new(info), readiness, statistics: Statistics::default(), close };
+        let handle = IdentityHandle { info: Arc::new(info), readiness, statistics, close };
         if tell.send(Ok(Model::Identity(handle))).is_ok() {
             // An error means that every handle is gone.
             let _ = closed.recv();

@@ -1,11 +1,18 @@
 //! What the server counts and measures, as Prometheus reads it at `/metrics`. One registry a server, so that two servers
-//! of one process do not mix. Labels are models, methods, outcomes and reasons: nothing that a caller can make up.
+//! of one process do not mix. Labels are models, versions, methods, outcomes, statuses and reasons: nothing that a caller can
+//! make up.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder as _, SharedString};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use metrics_process::Collector;
+use tonic::Code;
+
+use crate::model::ModelInfo;
+use crate::refusal::status_name;
 
 /// Seconds, from a step of the engine to a long answer.
 const SECONDS: [f64; 17] =
@@ -21,6 +28,7 @@ const METADATA: Metadata<'static> = Metadata::new("tidemill_serve", Level::INFO,
 /// The registry of one server.
 pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
+    process: Collector,
 }
 
 impl fmt::Debug for Metrics {
@@ -36,13 +44,14 @@ impl Metrics {
             .set_buckets(&SECONDS)?
             .set_buckets_for_metric(Matcher::Full("tidemill_batch_size".to_owned()), &SIZES)?
             .build_recorder();
-        let metrics = Metrics { recorder };
+        let metrics = Metrics { recorder, process: Collector::default() };
         metrics.describe();
         Ok(metrics)
     }
 
-    /// Everything, in Prometheus's text format.
+    /// Everything, in Prometheus's text format; what the process takes is looked up now.
     pub(crate) fn render(&self) -> String {
+        metrics::with_local_recorder(&self.recorder, || self.process.collect());
         self.recorder.handle().render()
     }
 
@@ -51,9 +60,20 @@ impl Metrics {
         self.recorder.handle().run_upkeep();
     }
 
-    /// Of one model that answers batches.
-    pub(crate) fn batch(&self, model: &str) -> BatchMetrics {
-        let labels = || vec![Label::new("model", model.to_owned())];
+    /// The requests of one version of a model.
+    pub(crate) fn requests(self: &Arc<Metrics>, info: &ModelInfo) -> RequestMetrics {
+        let seconds = self.histogram("tidemill_model_request_seconds", of(info));
+        RequestMetrics { metrics: Arc::clone(self), labels: of(info), seconds }
+    }
+
+    /// What one version of a model keeps in memory: 0 when it is let go.
+    pub(crate) fn memory(&self, info: &ModelInfo) -> Gauge {
+        self.gauge("tidemill_model_memory_bytes", of(info))
+    }
+
+    /// Of one version of a model that answers batches.
+    pub(crate) fn batch(&self, info: &ModelInfo) -> BatchMetrics {
+        let labels = || of(info);
         BatchMetrics {
             waiting: self.gauge("tidemill_requests_waiting", labels()),
             queue: self.histogram("tidemill_queue_seconds", labels()),
@@ -63,9 +83,9 @@ impl Metrics {
         }
     }
 
-    /// Of one model that generates.
-    pub(crate) fn generation(&self, model: &str) -> GenerationMetrics {
-        let labels = || vec![Label::new("model", model.to_owned())];
+    /// Of one version of a model that generates.
+    pub(crate) fn generation(&self, info: &ModelInfo) -> GenerationMetrics {
+        let labels = || of(info);
         GenerationMetrics {
             waiting: self.gauge("tidemill_requests_waiting", labels()),
             running: self.gauge("tidemill_sequences_running", labels()),
@@ -119,9 +139,14 @@ impl Metrics {
     }
 
     fn describe(&self) {
+        metrics::with_local_recorder(&self.recorder, || self.process.describe());
         let text = SharedString::const_str;
         let counters = [
             ("tidemill_requests_total", "Inference requests that ended, by method and outcome"),
+            (
+                "tidemill_model_requests_total",
+                "Requests of a model that ended, by the gRPC status that they ended with",
+            ),
             ("tidemill_rejections_total", "Inference requests that were not answered, by reason"),
             ("tidemill_prompt_tokens_total", "Tokens that were read"),
             ("tidemill_shared_prompt_tokens_total", "Prompt tokens whose keys and values were in the cache already"),
@@ -139,12 +164,14 @@ impl Metrics {
             ("tidemill_sequences_running", "Sequences that generate"),
             ("tidemill_cache_used_ratio", "The part of the key-value cache that is held"),
             ("tidemill_cache_blocks", "Blocks of the key-value cache"),
+            ("tidemill_model_memory_bytes", "What a model keeps in memory: its weights, and the cache that it holds"),
         ];
         for (name, help) in gauges {
             self.recorder.describe_gauge(KeyName::from_const_str(name), None, text(help));
         }
         let histograms = [
             ("tidemill_request_seconds", "From a request's headers to the end of its answer"),
+            ("tidemill_model_request_seconds", "From a request's arrival at a model to the end of its answer"),
             ("tidemill_queue_seconds", "From a request's arrival to the start of work on it"),
             ("tidemill_compute_seconds", "A batch, or a step of the engine, in the model"),
             ("tidemill_batch_size", "Texts in a batch, or sequences in a step"),
@@ -157,7 +184,29 @@ impl Metrics {
     }
 }
 
-/// Of one model that answers batches.
+fn of(info: &ModelInfo) -> Vec<Label> {
+    vec![Label::new("model", info.name.clone()), Label::new("version", info.version.clone())]
+}
+
+/// The requests of one version of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestMetrics {
+    metrics: Arc<Metrics>,
+    labels: Vec<Label>,
+    seconds: Histogram,
+}
+
+impl RequestMetrics {
+    /// One ended, with this status, after `took`.
+    pub(crate) fn ended(&self, status: Code, took: Duration) {
+        let mut labels = self.labels.clone();
+        labels.push(Label::from_static_parts("status", status_name(status)));
+        self.metrics.counter("tidemill_model_requests_total", labels).increment(1);
+        self.seconds.record(took);
+    }
+}
+
+/// Of one version of a model that answers batches.
 #[derive(Clone)]
 pub(crate) struct BatchMetrics {
     pub(crate) waiting: Gauge,
@@ -167,7 +216,7 @@ pub(crate) struct BatchMetrics {
     pub(crate) tokens: Counter,
 }
 
-/// Of one model that generates.
+/// Of one version of a model that generates.
 #[derive(Clone)]
 pub(crate) struct GenerationMetrics {
     pub(crate) waiting: Gauge,
@@ -194,15 +243,20 @@ mod tests {
 
     #[test]
     fn what_is_measured_is_rendered_with_its_description() {
-        let metrics = Metrics::new().unwrap();
-        metrics.batch("a \"model\"").batch_size.record(3.0);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let info = ModelInfo { name: "a \"model\"".to_owned(), version: "2".to_owned(), labels: Vec::new() };
+        metrics.batch(&info).batch_size.record(3.0);
+        metrics.requests(&info).ended(Code::ResourceExhausted, Duration::from_millis(2));
         metrics.ended("/v1/rerank", "invalid", Duration::from_millis(20));
         metrics.upkeep();
         let text = metrics.render();
         for line in [
             "# HELP tidemill_batch_size Texts in a batch, or sequences in a step",
             "# TYPE tidemill_batch_size histogram",
-            r#"tidemill_batch_size_bucket{model="a \"model\"",le="4"} 1"#,
+            r#"tidemill_batch_size_bucket{model="a \"model\"",version="2",le="4"} 1"#,
+            r#"tidemill_model_requests_total{model="a \"model\"",version="2",status="RESOURCE_EXHAUSTED"} 1"#,
+            r#"tidemill_model_request_seconds_bucket{model="a \"model\"",version="2",le="0.0025"} 1"#,
+            "# TYPE process_resident_memory_bytes gauge",
             r#"tidemill_requests_total{method="/v1/rerank",outcome="invalid"} 1"#,
             r#"tidemill_rejections_total{reason="invalid"} 1"#,
             r#"tidemill_request_seconds_bucket{method="/v1/rerank",le="0.01"} 0"#,

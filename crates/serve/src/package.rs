@@ -2,14 +2,18 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 
-use tidemill_model::{Pipeline, PipelineOptions};
+use tidemill_model::{Package, Pipeline, PipelineOptions};
 
-use crate::batch::Opened;
+use crate::batch::{self, Opened};
 use crate::classifier::{Classifier, Classifying};
+use crate::config::ServerConfig;
 use crate::error::ServeError;
-use crate::model::ModelInfo;
+use crate::metrics::Metrics;
+use crate::model::{Model, ModelInfo};
 use crate::model_path::ModelPath;
+use crate::thread::Loading;
 
 /// A package's pipeline.
 pub(crate) struct PipelineClassifier {
@@ -21,10 +25,20 @@ pub(crate) fn is_package(path: &Path) -> bool {
     path.join("tidemill.toml").is_file()
 }
 
+/// Starts threads that open the package and serve it: as its manifest says where the configuration says nothing else.
+pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics>) -> Result<Loading, ServeError> {
+    let manifest = Package::manifest_of(&path.path)
+        .map_err(|error| ServeError::Open { path: path.path.clone(), reason: error.to_string() })?;
+    let name = path.name.as_ref().unwrap_or(&manifest.name);
+    let config = config.of_model(name, &manifest.scheduling);
+    let threads = config.threads.unwrap_or(1);
+    batch::spawn(path.label(), &config, metrics, Model::Classifier, move || open(&path, threads))
+}
+
 /// Opens a package and classifies one text with it, so that what is done once (packing weights, measuring kernels) is done
 /// before the first caller waits for it. To be called on the thread that will own the model: libtorch and OpenMP keep the
 /// number of threads for each calling thread.
-pub(crate) fn open(
+fn open(
     path: &ModelPath,
     threads: i32,
 ) -> Result<(ModelInfo, Opened<String, Classifying<PipelineClassifier>>), ServeError> {

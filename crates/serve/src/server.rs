@@ -100,7 +100,7 @@ pub async fn serve_reloaded(
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    if config.packages.is_empty() {
+    if config.packages.is_empty() && config.repository.is_none() {
         return Err(ServeError::NoModels);
     }
     let sources = config.packages.iter().cloned().map(ModelSource::path).collect();
@@ -217,9 +217,9 @@ async fn load(
     let mut places = Vec::new();
     let mut loading = Vec::new();
     for source in sources {
-        let (model, place) = source.start(config, Arc::clone(metrics))?;
-        places.push(place);
-        loading.push(model.opened());
+        let starting = source.start(config, Arc::clone(metrics))?;
+        places.push(starting.place.clone());
+        loading.push(starting.opened());
     }
     let mut models = Vec::new();
     let mut threads = Vec::new();

@@ -35,6 +35,7 @@ use crate::limits::{Bounds, Limits};
 use crate::models::Models;
 use crate::refusal::Refusal;
 use crate::repository::Repository;
+use crate::trace;
 use open_inference::{Batching, Regions};
 
 /// The full names of the inference services, as health knows them.
@@ -165,18 +166,21 @@ pub(crate) async fn answer<I: Input, A: Send + 'static>(
 ) -> Result<Answered<A>, Refusal> {
     let count = inputs.len();
     let name = model.info().name.as_str();
-    let result = model.answer(inputs, field, admitted.deadline).await;
+    let result = model.answer(inputs, field, admitted).await;
     match &result {
-        Ok(answered) => tracing::debug!(
-            method,
-            model = name,
-            texts = count,
-            tokens = answered.tokens,
-            batch_size = answered.batch_size,
-            queue_us = micros(answered.waited),
-            compute_us = micros(answered.computed),
-            status = "OK",
-        ),
+        Ok(answered) => {
+            trace::note_stages(answered.waited, answered.computed);
+            tracing::debug!(
+                method,
+                model = name,
+                texts = count,
+                tokens = answered.tokens,
+                batch_size = answered.batch_size,
+                queue_us = micros(answered.waited),
+                compute_us = micros(answered.computed),
+                status = "OK",
+            );
+        }
         Err(refusal @ (Refusal::Failed { .. } | Refusal::Stopped { .. })) => {
             tracing::warn!(method, model = name, texts = count, status = ?refusal.code(), %refusal);
         }

@@ -1,10 +1,13 @@
 //! Where a served model comes from: a package or a checkpoint on disk, or the program's own code. Knows nothing of queues.
 
 use std::error::Error;
-use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::{fmt, fs};
 
-use crate::batch::{self, BatchModel, Opened};
+use tidemill_model::Scheduling;
+
+use crate::batch::{self, BatchHandle, BatchModel, Input, Opened};
 use crate::classifier::{Classifier, Classifying};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
@@ -13,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::model::{Model, ModelInfo, TextToTextHandle};
 use crate::model_path::ModelPath;
 use crate::tasks::{EmbedInput, Entity, RerankInput, TextToTextAnswer, TextToTextInput};
-use crate::thread::Loading;
+use crate::thread::{Loading, Running, lock};
 
 type Start = Box<dyn FnOnce(&ServerConfig, Arc<Metrics>) -> Result<Loading, ServeError> + Send>;
 type OwnError = Box<dyn Error + Send + Sync>;
@@ -21,6 +24,8 @@ type OwnError = Box<dyn Error + Send + Sync>;
 /// A model to be served, not yet open.
 pub struct ModelSource {
     place: String,
+    // Of its files.
+    bytes: u64,
     start: Start,
 }
 
@@ -37,28 +42,27 @@ impl ModelSource {
     pub fn path(path: impl Into<ModelPath>) -> ModelSource {
         let path = path.into();
         let place = path.path.display().to_string();
+        let bytes = bytes_of(&path.path);
         let start: Start = Box::new(move |config, metrics| {
             if let Some(name) = path.builtin() {
                 return match name {
-                    "identity" => crate::identity::start(&path),
+                    "identity" => crate::identity::start(&path, &metrics),
                     _ => {
                         let reason = "no such model is built in; there is builtin:identity".to_owned();
                         Err(ServeError::Open { path: path.path, reason })
                     }
                 };
             }
-            if let Some(form) = tidemill_model::opaque::form(&path.path).filter(|_| !path.path.is_dir()) {
-                return crate::opaque::start(path, form, config, metrics);
-            }
             if crate::package::is_package(&path.path) {
-                let threads = config.threads.unwrap_or(1);
-                let label = path.label();
-                let open = move || crate::package::open(&path, threads);
-                return batch::spawn(label, config, metrics, Model::Classifier, open);
+                return crate::package::start(path, config, metrics);
             }
-            crate::checkpoint::start(path, config, metrics)
+            let config = &config.of_model(&path.label(), &Scheduling::default());
+            match tidemill_model::opaque::form(&path.path).filter(|_| !path.path.is_dir()) {
+                Some(form) => crate::opaque::start(path, form, config, metrics),
+                None => crate::checkpoint::start(path, config, metrics),
+            }
         });
-        ModelSource { place, start }
+        ModelSource { place, bytes, start }
     }
 
     /// A classifier of the program's own. `open` runs on the thread that will own what it returns.
@@ -84,7 +88,7 @@ impl ModelSource {
     ) -> ModelSource {
         let labels = info.labels.len();
         let open = move || Ok(Opened::unprepared(Classifying { classifier: open()?, labels }));
-        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Classifier, open))
+        batch_model(info, open, Model::Classifier)
     }
 
     /// A model of the program's own that embeds texts: a vector for each, all of one length.
@@ -92,7 +96,7 @@ impl ModelSource {
         info: ModelInfo,
         open: impl FnOnce() -> Result<Opened<EmbedInput, M>, OwnError> + Send + 'static,
     ) -> ModelSource {
-        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Embedder, open))
+        batch_model(info, open, Model::Embedder)
     }
 
     /// A model of the program's own that scores texts by how well they answer a query: any number, the higher the better.
@@ -100,7 +104,7 @@ impl ModelSource {
         info: ModelInfo,
         open: impl FnOnce() -> Result<Opened<RerankInput, M>, OwnError> + Send + 'static,
     ) -> ModelSource {
-        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Reranker, open))
+        batch_model(info, open, Model::Reranker)
     }
 
     /// A model of the program's own that finds entities in texts.
@@ -108,7 +112,7 @@ impl ModelSource {
         info: ModelInfo,
         open: impl FnOnce() -> Result<Opened<String, M>, OwnError> + Send + 'static,
     ) -> ModelSource {
-        own(info, open, |label, config, metrics, open| batch::spawn(label, config, metrics, Model::Entities, open))
+        batch_model(info, open, Model::Entities)
     }
 
     /// A model of the program's own that summarises or translates texts.
@@ -116,8 +120,7 @@ impl ModelSource {
         info: ModelInfo,
         open: impl FnOnce() -> Result<Opened<TextToTextInput, M>, OwnError> + Send + 'static,
     ) -> ModelSource {
-        let wrap = |handle| Model::TextToText(TextToTextHandle::Batch(handle));
-        own(info, open, move |label, config, metrics, open| batch::spawn(label, config, metrics, wrap, open))
+        batch_model(info, open, |handle| Model::TextToText(TextToTextHandle::Batch(handle)))
     }
 
     /// A generator of the program's own.
@@ -130,10 +133,61 @@ impl ModelSource {
         })
     }
 
-    /// Starts to open it, on its thread. Gives also where it comes from, for messages.
-    pub(crate) fn start(self, config: &ServerConfig, metrics: Arc<Metrics>) -> Result<(Loading, String), ServeError> {
-        Ok(((self.start)(config, metrics)?, self.place))
+    /// Starts to open it, on its thread.
+    pub(crate) fn start(self, config: &ServerConfig, metrics: Arc<Metrics>) -> Result<Starting, ServeError> {
+        let loading = (self.start)(config, Arc::clone(&metrics))?;
+        Ok(Starting { loading, metrics, place: self.place, bytes: self.bytes })
     }
+}
+
+/// A model that is being opened.
+pub(crate) struct Starting {
+    loading: Loading,
+    metrics: Arc<Metrics>,
+    /// Where it comes from, for messages.
+    pub(crate) place: String,
+    bytes: u64,
+}
+
+impl Starting {
+    /// Waits until it is open. From then until its thread ends its memory is counted.
+    pub(crate) async fn opened(self) -> Result<Running, ServeError> {
+        let running = self.loading.opened().await?;
+        let (memory, bytes) = (self.metrics.memory(running.model.info()), self.bytes as f64);
+        let readiness = running.model.readiness().clone();
+        memory.increment(bytes);
+        tokio::spawn(async move {
+            readiness.ended().await;
+            memory.decrement(bytes);
+        });
+        Ok(running)
+    }
+}
+
+// What a model's file, or the files in its folder, take. What cannot be read is reported when it is opened.
+fn bytes_of(path: &Path) -> u64 {
+    let length = |path: &Path| fs::metadata(path).map_or(0, |about| if about.is_file() { about.len() } else { 0 });
+    match fs::read_dir(path) {
+        Ok(entries) => entries.flatten().map(|entry| length(&entry.path())).sum(),
+        Err(_) => length(path),
+    }
+}
+
+// A batch model that the program's own code opens; it can do so once, so that there is one instance.
+fn batch_model<I: Input, M: BatchModel>(
+    info: ModelInfo,
+    open: impl FnOnce() -> Result<Opened<I, M>, OwnError> + Send + 'static,
+    wrap: impl FnOnce(BatchHandle<I, M::Answer>) -> Model + Send + 'static,
+) -> ModelSource {
+    own(info, open, |label, config, metrics, open| {
+        let config = ServerConfig { instances: 1, ..config.of_model(&label, &Scheduling::default()) };
+        let (open, model) = (Mutex::new(Some(open)), label.clone());
+        let open = move || match lock(&open).take() {
+            Some(open) => open(),
+            None => Err(ServeError::Stopped { model: model.clone() }),
+        };
+        batch::spawn(label, &config, metrics, wrap, open)
+    })
 }
 
 // A model that the program's own code opens, on the thread that `spawn` starts.
@@ -150,7 +204,7 @@ fn own<T: 'static>(
         });
         spawn(label, config, metrics, open)
     });
-    ModelSource { place: String::new(), start }
+    ModelSource { place: String::new(), bytes: 0, start }
 }
 
 type Open<T> = Box<dyn FnOnce() -> Result<(ModelInfo, T), ServeError> + Send>;

@@ -71,15 +71,20 @@ impl Readiness {
 pub(crate) struct Serving {
     ready: watch::Sender<bool>,
     name: String,
-    end_line: Box<dyn Fn() + Send>,
+    end_line: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Serving {
     /// `end_line` drops what waits for the model `name`.
-    pub(crate) fn new(name: &str, end_line: impl Fn() + Send + 'static) -> (Serving, Readiness) {
+    pub(crate) fn new(name: &str, end_line: impl Fn() + Send + Sync + 'static) -> (Serving, Readiness) {
         let (ready, watched) = watch::channel(true);
-        let serving = Serving { ready, name: name.to_owned(), end_line: Box::new(end_line) };
+        let serving = Serving { ready, name: name.to_owned(), end_line: Arc::new(end_line) };
         (serving, Readiness { ready: watched })
+    }
+
+    /// For another thread of the same model: whichever ends first ends the readiness of all.
+    pub(crate) fn another(&self) -> Serving {
+        Serving { ready: self.ready.clone(), name: self.name.clone(), end_line: Arc::clone(&self.end_line) }
     }
 
     /// To be held while the model runs: in a panic it tells everybody before the callers of the batch learn of it, so that

@@ -21,7 +21,7 @@ use tidemill_data::{
 };
 use tidemill_eval::EvaluationConfig;
 use tidemill_model::architectures::Vocabulary;
-use tidemill_model::{ModelError, architectures, files};
+use tidemill_model::{ModelError, Scheduling, architectures, files};
 
 /// Everything about a training run.
 ///
@@ -77,6 +77,9 @@ pub struct Recipe {
     /// `[evaluation]`: metrics, confidence intervals, bins.
     #[serde(default)]
     pub evaluation: EvaluationConfig,
+    /// `[scheduling]`: how requests are scheduled when the package is served. Default: as the server says.
+    #[serde(default, skip_serializing_if = "Scheduling::is_empty")]
+    pub scheduling: Scheduling,
     /// See [`Recipe::digest`].
     #[serde(skip)]
     digest: String,
@@ -260,6 +263,7 @@ impl Recipe {
             .map_err(|problem| at("optimiser", problem))?;
         let ScheduleConfig { name, settings } = &self.schedule;
         schedules::WithWarmup::build(name, settings, 1000, 100).map_err(|problem| at("schedule", problem))?;
+        self.scheduling.check().map_err(|(key, problem)| at("scheduling", SettingError::new(key, problem)))?;
         Ok(())
     }
 

@@ -154,6 +154,7 @@ impl Kept {
             config: &self.validation.config,
             parameters: self.trainer.parameters(),
             encoder: &self.validation.encoder,
+            scheduling: recipe.scheduling.clone(),
             source,
             report_json: Some(report),
         };

@@ -11,6 +11,7 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod key;
 pub(crate) mod new;
+mod observe;
 pub(crate) mod predict;
 pub(crate) mod serve;
 pub(crate) mod supervisor;

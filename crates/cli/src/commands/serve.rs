@@ -8,7 +8,7 @@ use anyhow::Context;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
 use tidemill_serve::{CheckpointPrecision, ModelPath, RepositoryConfig, RepositoryMode, ServerConfig, TlsFiles};
 
-use crate::commands::{print_json, supervisor};
+use crate::commands::{observe, print_json, supervisor};
 
 /// Serve packages and checkpoints over gRPC and, for OpenAI's clients, over HTTP, on one port
 ///
@@ -131,9 +131,9 @@ Examples:
 Logs go to standard error; RUST_LOG=tidemill_serve=debug says more. Texts are never logged.";
 
 pub(crate) fn run(arguments: Arguments, json: bool) -> anyhow::Result<()> {
-    start_logging(json);
     let config = config(arguments.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let _watch = observe::start(config.traces.as_ref(), json, &runtime)?;
     runtime.block_on(async {
         let shutdown = async {
             tokio::select! {
@@ -266,11 +266,4 @@ fn hangups() -> BoxStream<'static, ()> {
 #[cfg(not(unix))]
 fn hangups() -> BoxStream<'static, ()> {
     futures::stream::pending().boxed()
-}
-
-fn start_logging(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { log.json().init() } else { log.with_ansi(crate::terminal::interactive()).init() }
 }

@@ -23,7 +23,7 @@ use crate::decoders::{Decoder, DecoderShape, LayerCache, SequenceStep, Step};
 use crate::error::ModelError;
 
 pub use self::encoder_decoder::EncoderDecoderEngine;
-pub use self::token_engine::{EngineConfig, EngineState, Event, Refused, Request, RequestId, TokenEngine};
+pub use self::token_engine::{EngineConfig, EngineState, Event, Refused, Request, RequestId, TokenEngine, Turn};
 
 /// Many requests at once on one decoder.
 pub struct Engine {

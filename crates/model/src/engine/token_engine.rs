@@ -62,7 +62,16 @@ pub struct Request {
     pub end_tokens: Vec<u32>,
     /// What the answer must look like.
     pub constraint: Option<Constraint>,
-    /// On whose behalf: keys take turns.
+    /// When it is let in, beside others that wait.
+    pub turn: Turn,
+}
+
+/// When a request is let in, beside others that wait: those of the lowest `priority` first, and among them the keys in turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn {
+    /// The lower, the sooner. Default 0.
+    pub priority: u8,
+    /// On whose behalf.
     pub key: String,
 }
 

@@ -1,15 +1,16 @@
-//! Requests that wait for their turn: first come, first served for each key, and the keys in turn, so that one with many
-//! requests does not keep the others waiting.
+//! Requests that wait for their turn: by priority; first come, first served for each key, and the keys of one priority in
+//! turn, so that one with many requests does not keep the others waiting.
 
 use std::collections::VecDeque;
 
 use super::RequestId;
 use super::group::Group;
+use super::token_engine::Turn;
 
-/// The queues of all keys, the one whose turn it is first.
+/// The queues of all keys with their priorities; of each priority the one whose turn it is first.
 #[derive(Default)]
 pub(super) struct Waiting {
-    queues: VecDeque<(String, VecDeque<Group>)>,
+    queues: VecDeque<(Turn, VecDeque<Group>)>,
     count: usize,
 }
 
@@ -25,27 +26,29 @@ impl Waiting {
     /// Last of its key.
     pub(super) fn push(&mut self, group: Group) {
         self.count += 1;
-        self.queue(&group.request.key).push_back(group);
+        self.queue(&group.request.turn.clone()).push_back(group);
     }
 
     /// First of its key, and its key first: for one that was running and lost its memory.
     pub(super) fn put_back(&mut self, group: Group) {
         self.count += 1;
-        let key = group.request.key.clone();
-        self.queue(&key).push_front(group);
-        if let Some(place) = self.queues.iter().position(|(own, _)| *own == key) {
-            self.queues.rotate_left(place);
+        let turn = group.request.turn.clone();
+        self.queue(&turn).push_front(group);
+        if let Some(place) = self.queues.iter().position(|(own, _)| *own == turn)
+            && let Some(queue) = self.queues.remove(place)
+        {
+            self.queues.push_front(queue);
         }
     }
 
     /// The one whose turn it is.
     pub(super) fn next(&self) -> Option<&Group> {
-        self.queues.front().and_then(|(_, queue)| queue.front())
+        self.queues.get(self.place()?).and_then(|(_, queue)| queue.front())
     }
 
     /// Takes the one whose turn it is; the next key comes after it.
     pub(super) fn take(&mut self) -> Option<Group> {
-        let (key, mut queue) = self.queues.pop_front()?;
+        let (key, mut queue) = self.queues.remove(self.place()?)?;
         let group = queue.pop_front();
         if !queue.is_empty() {
             self.queues.push_back((key, queue));
@@ -67,9 +70,15 @@ impl Waiting {
         group
     }
 
-    fn queue(&mut self, key: &str) -> &mut VecDeque<Group> {
-        let place = self.queues.iter().position(|(own, _)| own == key).unwrap_or_else(|| {
-            self.queues.push_back((key.to_owned(), VecDeque::new()));
+    // The queue whose turn it is: the first of those of the lowest priority.
+    fn place(&self) -> Option<usize> {
+        let priorities = self.queues.iter().map(|(turn, _)| turn.priority).enumerate();
+        priorities.min_by_key(|(_, priority)| *priority).map(|(place, _)| place)
+    }
+
+    fn queue(&mut self, turn: &Turn) -> &mut VecDeque<Group> {
+        let place = self.queues.iter().position(|(own, _)| own == turn).unwrap_or_else(|| {
+            self.queues.push_back((turn.clone(), VecDeque::new()));
             self.queues.len() - 1
         });
         // Just found or made.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::generation::{Generator, GeneratorError, GeneratorOptions, PrepareError, Prepared, Usage};
-use crate::engine::Refused;
+use crate::engine::{Refused, Turn};
 use crate::error::ModelError;
 
 /// A text to be summarised or translated.
@@ -27,8 +27,8 @@ pub struct TextToTextInput {
     pub beams: Option<usize>,
     /// Whether a text longer than the model reads is cut off; otherwise it is refused.
     pub truncate: bool,
-    /// On whose behalf: keys take turns.
-    pub key: String,
+    /// When it is let in, beside others that wait.
+    pub turn: Turn,
 }
 
 /// What a text-to-text model is used for.
@@ -180,7 +180,7 @@ impl TextToText {
                 max_tokens: options.max_tokens,
                 beams: options.beams,
                 truncate: options.truncate,
-                key: String::new(),
+                turn: Turn::default(),
             };
             let prepared = preparation.prepare_text_to_text(&input);
             prepared.map(|prepared| (index, prepared)).map_err(|problem| TextToTextError::Input { index, problem })

@@ -1,8 +1,9 @@
 //! The thread that owns one batch model: takes batches from its line, runs them, answers. Plain synchronous code that
-//! knows nothing of sockets. A panic of the model ends the thread; every caller that waits, or comes later, is told so.
+//! knows nothing of sockets. Where there are several instances each has a thread of its own, and all take from one line. A
+//! panic of an instance ends its thread and the line; every caller that waits, or comes later, is told so.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use super::handle::{BatchHandle, PreparedLine};
 use super::queue::{Answer, BatchSize, Entry, Failure, Queue};
@@ -14,47 +15,96 @@ use crate::model::{Model, ModelInfo};
 use crate::statistics::Statistics;
 use crate::thread::{self, Loading, Serving};
 
-/// Starts a thread that opens a model and then serves it. `label` names it until its own name is known; `wrap` says what
-/// kind of model it is.
+/// Starts a thread that opens a model and then serves it, with others beside it that do the same where the configuration
+/// wants several instances. `label` names it until its own name is known; `wrap` says what kind of model it is.
 pub(crate) fn spawn<I: Input, M: BatchModel>(
     label: String,
     config: &ServerConfig,
     metrics: Arc<Metrics>,
     wrap: impl FnOnce(BatchHandle<I, M::Answer>) -> Model + Send + 'static,
-    open: impl FnOnce() -> Result<(ModelInfo, Opened<I, M>), ServeError> + Send + 'static,
+    open: impl Fn() -> Result<(ModelInfo, Opened<I, M>), ServeError> + Send + Sync + 'static,
 ) -> Result<Loading, ServeError> {
-    let (size, max_delay, max_queue) = (BatchSize::new(config), config.max_delay, config.max_queue);
-    thread::spawn(label, move |tell| {
+    let config = config.clone();
+    thread::spawn(label.clone(), move |tell| {
         let (info, Opened { model, prepare }) = match open() {
             Ok(opened) => opened,
             Err(error) => return drop(tell.send(Err(error))),
         };
-        let queue: Arc<Queue<M::Item, M::Answer>> = Arc::new(Queue::new(max_queue));
-        let (metrics, statistics) = (metrics.batch(&info.name), Statistics::default());
+        let queue = Queue::new(config.max_queue, config.preferred_batch_sizes.clone());
+        let queue: Arc<Queue<M::Item, M::Answer>> = Arc::new(queue);
+        let statistics = Statistics::new(metrics.requests(&info));
+        let metrics = metrics.batch(&info);
         let (serving, readiness) = {
             let queue = Arc::clone(&queue);
             Serving::new(&info.name, move || queue.abort())
         };
+        let (size, max_delay) = (BatchSize::new(&config), config.max_delay);
         let line = PreparedLine { prepare, queue: Arc::clone(&queue), size, metrics: metrics.clone() };
         let handle = BatchHandle::new(info, line, readiness, statistics.clone());
-        let mut executor = Executor { model, serving, metrics, statistics };
-        if tell.send(Ok(wrap(handle))).is_ok() {
-            while let Some(batch) = queue.take(size, max_delay) {
-                executor.metrics.waiting.set(queue.waiting_items() as f64);
-                executor.run(batch);
+        let executor = |model, serving| Executor {
+            model,
+            serving,
+            queue: Arc::clone(&queue),
+            metrics: metrics.clone(),
+            statistics: statistics.clone(),
+        };
+
+        std::thread::scope(|scope| {
+            // Each opens its own; they serve when all are open.
+            let opened: Result<Vec<_>, ServeError> = (1..config.instances)
+                .map(|instance| {
+                    let (name, (say, hear)) = (format!("model {label} {instance}"), mpsc::channel());
+                    let (open, serving, executor) = (&open, serving.another(), &executor);
+                    let body = move || match open() {
+                        Ok((_, opened)) => {
+                            let mut executor = executor(opened.model, serving);
+                            if say.send(Ok(())).is_ok() {
+                                executor.serve(size, max_delay);
+                            }
+                        }
+                        Err(error) => drop(say.send(Err(error))),
+                    };
+                    let started = std::thread::Builder::new().name(name).spawn_scoped(scope, body);
+                    started.map_err(|source| ServeError::Thread { model: label.clone(), source })?;
+                    Ok(hear)
+                })
+                .collect();
+            let ready = opened.and_then(|opened| {
+                let stopped = |_| Err(ServeError::Stopped { model: label.clone() });
+                opened.into_iter().try_for_each(|instance| instance.recv().unwrap_or_else(stopped))
+            });
+            let told = match ready {
+                Ok(()) => tell.send(Ok(wrap(handle))),
+                // The others end when the handle, and the line with it, is gone.
+                Err(error) => {
+                    drop(handle);
+                    tell.send(Err(error))
+                }
+            };
+            if told.is_ok() {
+                executor(model, serving).serve(size, max_delay);
             }
-        }
+        });
     })
 }
 
-struct Executor<M> {
+struct Executor<M: BatchModel> {
     model: M,
     serving: Serving,
+    queue: Arc<Queue<M::Item, M::Answer>>,
     metrics: BatchMetrics,
     statistics: Statistics,
 }
 
 impl<M: BatchModel> Executor<M> {
+    // Until the line is closed and empty.
+    fn serve(&mut self, size: BatchSize, max_delay: Duration) {
+        while let Some(batch) = self.queue.take(size, max_delay) {
+            self.metrics.waiting.set(self.queue.waiting_items() as f64);
+            self.run(batch);
+        }
+    }
+
     fn run(&mut self, batch: Vec<Entry<M::Item, M::Answer>>) {
         let started = Instant::now();
         let items: Vec<&M::Item> = batch.iter().flat_map(|entry| &entry.items).collect();
@@ -75,7 +125,7 @@ impl<M: BatchModel> Executor<M> {
                 let mut answers = answers.into_iter();
                 for entry in batch {
                     let answers = answers.by_ref().take(entry.items.len()).collect();
-                    let waited = started.saturating_duration_since(entry.arrived);
+                    let waited = started.saturating_duration_since(entry.place.arrived);
                     self.metrics.queue.record(waited);
                     self.statistics.note_wait(waited);
                     self.metrics.tokens.increment(entry.tokens as u64);
@@ -112,13 +162,14 @@ fn answer<M: BatchModel>(model: &mut M, items: &[&M::Item]) -> Result<Vec<M::Ans
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use std::error::Error;
-    use std::sync::{Mutex, mpsc};
-    use std::time::Duration;
+    use std::sync::Mutex;
 
     use super::*;
-    use crate::classifier::{Classifier, Classifying};
+    use crate::admitted::Admitted;
+    use crate::classifier::Classifier;
     use crate::model::ClassifierHandle;
     use crate::refusal::Refusal;
+    use crate::source::ModelSource;
 
     type Rows = Result<Vec<Vec<f32>>, Box<dyn Error + Send + Sync>>;
 
@@ -126,10 +177,9 @@ mod tests {
         let config = ServerConfig { max_batch_size, max_queue: 8, ..ServerConfig::default() };
         let labels = vec!["odd".to_owned(), "even".to_owned()];
         let info = ModelInfo { name: "parity".to_owned(), version: "1".to_owned(), labels };
-        let open = || Ok((info, Opened::unprepared(Classifying { classifier, labels: 2 })));
+        let source = ModelSource::classifier(info, || Ok(classifier));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let loading = spawn("parity".to_owned(), &config, metrics, Model::Classifier, open).unwrap();
-        match loading.opened().await.unwrap().model {
+        match source.start(&config, metrics).unwrap().opened().await.unwrap().model {
             Model::Classifier(handle) => handle,
             other => panic!("{other:?}"),
         }
@@ -140,7 +190,8 @@ mod tests {
         texts: Vec<String>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Vec<f32>>, Refusal> {
-        model.answer(texts, "texts", deadline).await.map(|answered| answered.answers)
+        let admitted = Admitted { deadline, ..Admitted::default() };
+        model.answer(texts, "texts", &admitted).await.map(|answered| answered.answers)
     }
 
     fn parity(texts: &[&str]) -> Rows {
@@ -170,7 +221,7 @@ mod tests {
         .await;
         let call = |words: &[&str]| {
             let (model, texts) = (model.clone(), texts(words));
-            tokio::spawn(async move { model.answer(texts, "texts", None).await.unwrap() })
+            tokio::spawn(async move { model.answer(texts, "texts", &Admitted::default()).await.unwrap() })
         };
         let first = call(&["a"]);
         until(|| seen.lock().unwrap().len() == 1).await;

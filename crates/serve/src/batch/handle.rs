@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::queue::{Answer, BatchSize, Entry, Failure, PushError, Queue};
+use super::queue::{Answer, BatchSize, Entry, Failure, Place, PushError, Queue};
 use super::{Input, Prepare, Prepared};
+use crate::admitted::Admitted;
 use crate::metrics::BatchMetrics;
 use crate::model::ModelInfo;
 use crate::refusal::Refusal;
@@ -99,8 +100,8 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
         self.shared.line.waiting()
     }
 
-    /// Answers inputs, together with those of other callers that wait at the same time. `field` is what the request calls
-    /// them. Dropping the future gives the place in the line up.
+    /// Answers inputs, together with those of other callers that wait at the same time; when, depends on who asks and how
+    /// soon it is wanted. `field` is what the request calls them. Dropping the future gives the place in the line up.
     ///
     /// # Errors
     /// At once when an input is wrong, the line is full or the model is not ready; at the deadline; or when the model
@@ -109,15 +110,15 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
         &self,
         inputs: Vec<I>,
         field: &'static str,
-        deadline: Option<Instant>,
+        admitted: &Admitted,
     ) -> Result<Answered<A>, Refusal> {
         if inputs.is_empty() {
             let (waited, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Answered { answers: Vec::new(), tokens: 0, waited, computed, batch_size: 0 });
         }
-        let (items, started) = (inputs.len(), Instant::now());
-        let result = self.answer_some(inputs, field, deadline).await;
-        self.shared.statistics.note_end(result.is_ok(), items, started.elapsed());
+        let (items, mut request) = (inputs.len(), self.shared.statistics.begin());
+        let result = self.answer_some(inputs, field, admitted).await;
+        request.note(items, &result);
         result
     }
 
@@ -125,8 +126,9 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
         &self,
         inputs: Vec<I>,
         field: &'static str,
-        deadline: Option<Instant>,
+        admitted: &Admitted,
     ) -> Result<Answered<A>, Refusal> {
+        let deadline = admitted.deadline;
         if !self.readiness().is_ready() {
             return Err(self.not_ready());
         }
@@ -134,7 +136,7 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
             return Err(Refusal::DeadlineExceeded);
         }
         let answered = async {
-            let (replies, tokens) = self.enqueue(inputs, field, deadline).await?;
+            let (replies, tokens) = self.enqueue(inputs, field, admitted).await?;
             self.gather(replies, tokens).await
         };
         match deadline {
@@ -149,13 +151,14 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
         &self,
         inputs: Vec<I>,
         field: &'static str,
-        deadline: Option<Instant>,
+        admitted: &Admitted,
     ) -> Result<(Replies<I, A>, usize), Refusal> {
-        let arrived = Instant::now();
+        let &Admitted { deadline, priority, .. } = admitted;
+        let place = Place { arrived: Instant::now(), deadline, priority, key: admitted.key.clone() };
         let bytes: usize = inputs.iter().map(Input::bytes).sum();
         let line = Arc::clone(&self.shared.line);
         let put = move || {
-            let result = line.put(inputs, arrived, deadline);
+            let result = line.put(inputs, place);
             result.map(|(receivers, tokens)| (Replies { line, receivers, finished: false }, tokens))
         };
         let result =
@@ -201,12 +204,7 @@ enum PutError {
 // The line before a model, whatever its items are.
 trait Line<I, A>: Send + Sync {
     /// Prepares inputs and puts them in line, all or none. Gives also their tokens.
-    fn put(
-        &self,
-        inputs: Vec<I>,
-        arrived: Instant,
-        deadline: Option<Instant>,
-    ) -> Result<(Receivers<A>, usize), PutError>;
+    fn put(&self, inputs: Vec<I>, place: Place) -> Result<(Receivers<A>, usize), PutError>;
     fn note_abandoned(&self);
     fn close(&self);
     #[cfg(test)]
@@ -222,12 +220,7 @@ pub(super) struct PreparedLine<I, T, A> {
 }
 
 impl<I, T: Send, A: Send> Line<I, A> for PreparedLine<I, T, A> {
-    fn put(
-        &self,
-        inputs: Vec<I>,
-        arrived: Instant,
-        deadline: Option<Instant>,
-    ) -> Result<(Receivers<A>, usize), PutError> {
+    fn put(&self, inputs: Vec<I>, place: Place) -> Result<(Receivers<A>, usize), PutError> {
         let prepared = inputs.into_iter().enumerate().map(|(index, input)| {
             let prepared = (self.prepare)(input);
             prepared.map_err(|problem| PutError::Input { index, problem })
@@ -239,7 +232,7 @@ impl<I, T: Send, A: Send> Line<I, A> for PreparedLine<I, T, A> {
         let entries = parts(prepared, self.size).into_iter().map(|(items, tokens)| {
             let (reply, receiver) = oneshot::channel();
             receivers.push(receiver);
-            Entry { items, tokens, deadline, arrived, reply }
+            Entry { items, tokens, place: place.clone(), reply }
         });
         self.queue.push(entries.collect()).map_err(|error| match error {
             PushError::Full => PutError::Full { max: self.queue.max_items() },

@@ -1,11 +1,13 @@
 //! Models that answer many inputs at once: classifying, embedding, scoring pairs, finding entities, text to text. What
 //! waits together runs together: the next batch forms while the last one runs.
 //!
-//! `handle.rs` is the async side, `queue.rs` the line between, `executor.rs` the thread that owns the model.
+//! `handle.rs` is the async side, `queue.rs` the line between, `turns.rs` whose turn it is, `executor.rs` the thread that owns
+//! the model, or the threads where there are several instances of it.
 
 mod executor;
 mod handle;
 mod queue;
+mod turns;
 
 use std::error::Error;
 use std::fmt;

@@ -1,13 +1,15 @@
-//! The line of requests before one model: bounded, in order of arrival, between async callers and the model's thread.
-//! Knows nothing of the wire or of what the model does. A caller that has left, or whose deadline has passed, loses its
-//! place without reaching the model.
+//! The line of requests before one model: bounded, between async callers and the threads of the model's instances; whose
+//! turn it is stands in `turns.rs`. Knows nothing of the wire or of what the model does. A caller that has left, or whose
+//! deadline has passed, loses its place without reaching the model.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+
+use super::turns::Turns;
+use crate::priority::Priority;
 
 /// What a model answers to one entry.
 #[derive(Debug)]
@@ -35,21 +37,31 @@ pub(crate) struct BatchSize {
     pub(crate) tokens: usize,
 }
 
+/// What a request's place in line depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) arrived: Instant,
+    /// When the answer is no longer wanted.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) priority: Priority,
+    /// On whose behalf: keys take turns.
+    pub(crate) key: String,
+}
+
 /// Items that wait for the model, never more than a batch holds.
 #[derive(Debug)]
 pub(crate) struct Entry<T, A> {
     pub(crate) items: Vec<T>,
     /// Their tokens in all; 0 where the model does not count them.
     pub(crate) tokens: usize,
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) arrived: Instant,
+    pub(crate) place: Place,
     pub(crate) reply: oneshot::Sender<Result<Answer<A>, Failure>>,
 }
 
 impl<T, A> Entry<T, A> {
     /// Whether its caller is still there and in time.
     pub(crate) fn is_wanted(&self, now: Instant) -> bool {
-        !self.reply.is_closed() && self.deadline.is_none_or(|deadline| now < deadline)
+        !self.reply.is_closed() && self.place.deadline.is_none_or(|deadline| now < deadline)
     }
 }
 
@@ -70,21 +82,25 @@ pub(crate) struct Queue<T, A> {
     // A caller has left since the line was last cleared of such callers' entries.
     abandoned: AtomicBool,
     max_items: usize,
+    // Sizes that batches are best of, the smallest first.
+    preferred: Vec<usize>,
 }
 
 #[derive(Debug)]
 struct Waiting<T, A> {
-    entries: VecDeque<Entry<T, A>>,
+    entries: Turns<T, A>,
     items: usize,
     tokens: usize,
     open: bool,
 }
 
 impl<T, A> Queue<T, A> {
-    /// A line of at most `max_items` items.
-    pub(crate) fn new(max_items: usize) -> Queue<T, A> {
-        let waiting = Waiting { entries: VecDeque::new(), items: 0, tokens: 0, open: true };
-        Queue { waiting: Mutex::new(waiting), changed: Condvar::new(), abandoned: AtomicBool::new(false), max_items }
+    /// A line of at most `max_items` items. Batches are best of one of the `preferred` sizes, if there are any.
+    pub(crate) fn new(max_items: usize, mut preferred: Vec<usize>) -> Queue<T, A> {
+        preferred.sort_unstable();
+        let waiting = Waiting { entries: Turns::default(), items: 0, tokens: 0, open: true };
+        let abandoned = AtomicBool::new(false);
+        Queue { waiting: Mutex::new(waiting), changed: Condvar::new(), abandoned, max_items, preferred }
     }
 
     /// The bound, in items.
@@ -108,7 +124,7 @@ impl<T, A> Queue<T, A> {
         }
         waiting.items += arriving;
         waiting.tokens += entries.iter().map(|entry| entry.tokens).sum::<usize>();
-        waiting.entries.extend(entries);
+        entries.into_iter().for_each(|entry| waiting.entries.push(entry));
         drop(waiting);
         self.changed.notify_one();
         Ok(())
@@ -119,8 +135,9 @@ impl<T, A> Queue<T, A> {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    /// Blocks until something waits, then takes all of it that fits a batch, oldest first. With a `delay`, waits until
-    /// the oldest is that old or the batch is full. `None` when the line is closed and empty.
+    /// Blocks until something waits, then takes all of it that fits a batch, in turn. With a `delay`, waits until the
+    /// oldest is that old, the batch is full, or as much waits as a batch is best of, and then takes no more than that.
+    /// `None` when the line is closed and empty.
     pub(crate) fn take(&self, size: BatchSize, delay: Duration) -> Option<Vec<Entry<T, A>>> {
         let mut waiting = self.lock();
         loop {
@@ -131,7 +148,12 @@ impl<T, A> Queue<T, A> {
                 waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
             waiting = self.wait_for_more(waiting, size, delay);
-            let batch = waiting.take_batch(size);
+            let best = self.best(waiting.items).filter(|best| !delay.is_zero() && *best < size.items);
+            let batch = waiting.take_batch(BatchSize { items: best.unwrap_or(size.items), ..size });
+            if !waiting.entries.is_empty() {
+                // Another instance may be idle, and was not woken for these.
+                self.changed.notify_one();
+            }
             if !batch.is_empty() {
                 return Some(batch);
             }
@@ -169,10 +191,13 @@ impl<T, A> Queue<T, A> {
         if delay.is_zero() {
             return waiting;
         }
-        let Some(until) = waiting.entries.front().and_then(|first| first.arrived.checked_add(delay)) else {
+        let Some(until) = waiting.entries.oldest().and_then(|arrived| arrived.checked_add(delay)) else {
             return waiting;
         };
-        while waiting.open && waiting.items < size.items && waiting.tokens < size.tokens {
+        let is_enough = |waiting: &Waiting<T, A>| {
+            waiting.items >= size.items || waiting.tokens >= size.tokens || self.best(waiting.items).is_some()
+        };
+        while waiting.open && !is_enough(&waiting) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -180,6 +205,11 @@ impl<T, A> Queue<T, A> {
             waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         waiting
+    }
+
+    // The largest size that a batch is best of and that this many items fill.
+    fn best(&self, items: usize) -> Option<usize> {
+        self.preferred.iter().rev().copied().find(|size| *size <= items)
     }
 
     // A panic while the lock is held is not possible in a way that leaves the counts wrong: no code of others runs there.
@@ -199,7 +229,7 @@ impl<T, A> Waiting<T, A> {
             if wanted && !batch.is_empty() && (with_items > size.items || with_tokens > size.tokens) {
                 break;
             }
-            let Some(entry) = self.entries.pop_front() else {
+            let Some(entry) = self.entries.pop() else {
                 break;
             };
             self.items = self.items.saturating_sub(entry.items.len());
@@ -229,9 +259,14 @@ mod tests {
 
     // A token for each byte.
     fn entry(texts: &[&'static str]) -> (Entry<&'static str, ()>, Reply) {
+        entry_of(texts, "", Priority::default())
+    }
+
+    fn entry_of(texts: &[&'static str], key: &str, priority: Priority) -> (Entry<&'static str, ()>, Reply) {
         let (reply, receiver) = oneshot::channel();
         let tokens = texts.iter().map(|text| text.len()).sum();
-        (Entry { items: texts.to_vec(), tokens, deadline: None, arrived: Instant::now(), reply }, receiver)
+        let place = Place { arrived: Instant::now(), deadline: None, priority, key: key.to_owned() };
+        (Entry { items: texts.to_vec(), tokens, place, reply }, receiver)
     }
 
     fn sizes(batch: &[Entry<&str, ()>]) -> Vec<usize> {
@@ -244,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_what_waits_in_order_up_to_its_size() {
-        let queue = Queue::new(100);
+        let queue = Queue::new(100, Vec::new());
         let mut replies = Vec::new();
         for size in [2, 1, 3, 1] {
             let (entry, reply) = entry(&vec!["x"; size]);
@@ -259,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded_by_tokens_too_and_takes_one_long_item_alone() {
-        let queue = Queue::new(100);
+        let queue = Queue::new(100, Vec::new());
         let mut replies = Vec::new();
         for text in ["aaaa", "bb", "cccccccc", "d"] {
             let (entry, reply) = entry(&[text]);
@@ -273,11 +308,11 @@ mod tests {
 
     #[test]
     fn callers_that_left_or_are_late_never_reach_the_model() {
-        let queue = Queue::new(100);
+        let queue = Queue::new(100, Vec::new());
         let (left, reply) = entry(&["left"]);
         drop(reply);
         let (mut late, _late_reply) = entry(&["late"]);
-        late.deadline = Some(Instant::now());
+        late.place.deadline = Some(Instant::now());
         let (here, _here_reply) = entry(&["here"]);
         queue.push(vec![left, late, here]).unwrap();
         let batch = queue.take(items(10), Duration::ZERO).unwrap();
@@ -287,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_full_line_refuses_at_once_and_room_comes_back_from_those_who_left() {
-        let queue = Queue::new(3);
+        let queue = Queue::new(3, Vec::new());
         let (first, first_reply) = entry(&["a", "b"]);
         queue.push(vec![first]).unwrap();
         let (second, _second_reply) = entry(&["c", "d"]);
@@ -302,7 +337,7 @@ mod tests {
 
     #[test]
     fn parts_of_one_request_are_taken_in_whole_or_not_at_all() {
-        let queue = Queue::new(3);
+        let queue = Queue::new(3, Vec::new());
         let ((first, _r1), (second, _r2)) = (entry(&["a", "b"]), entry(&["c", "d"]));
         assert_eq!(queue.push(vec![first, second]), Err(PushError::Full));
         queue.close();
@@ -311,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_delay_lets_later_requests_join() {
-        let queue = Queue::new(100);
+        let queue = Queue::new(100, Vec::new());
         let (first, _first_reply) = entry(&["a"]);
         let (second, _second_reply) = entry(&["b"]);
         queue.push(vec![first]).unwrap();
@@ -329,8 +364,45 @@ mod tests {
     }
 
     #[test]
+    fn urgent_requests_come_first_and_keys_take_turns() {
+        let queue = Queue::new(100, Vec::new());
+        let mut replies = Vec::new();
+        let later = Priority::new(5).unwrap();
+        for (text, key, priority) in [
+            ("later", "a", later),
+            ("a1", "a", Priority::default()),
+            ("a2", "a", Priority::default()),
+            ("a3", "a", Priority::default()),
+            ("b1", "b", Priority::default()),
+            ("first", "b", Priority::new(1).unwrap()),
+        ] {
+            let (entry, reply) = entry_of(&[text], key, priority);
+            queue.push(vec![entry]).unwrap();
+            replies.push(reply);
+        }
+        let order: Vec<_> = queue.take(items(10), Duration::ZERO).unwrap().iter().map(|e| e.items[0]).collect();
+        assert_eq!(order, ["first", "a1", "b1", "a2", "a3", "later"]);
+    }
+
+    #[test]
+    fn a_preferred_size_ends_the_wait_and_is_what_is_taken() {
+        let queue = Queue::new(100, vec![8, 4]);
+        let mut replies = Vec::new();
+        for _ in 0..6 {
+            let (entry, reply) = entry(&["x"]);
+            queue.push(vec![entry]).unwrap();
+            replies.push(reply);
+        }
+        let started = Instant::now();
+        assert_eq!(queue.take(items(64), Duration::from_secs(30)).unwrap().len(), 4);
+        assert!(started.elapsed() < Duration::from_secs(10));
+        // Nothing more comes: what is left runs when the delay is up.
+        assert_eq!(queue.take(items(64), Duration::from_millis(5)).unwrap().len(), 2);
+    }
+
+    #[test]
     fn an_aborted_line_tells_its_callers() {
-        let queue = Queue::new(100);
+        let queue = Queue::new(100, Vec::new());
         let (entry, mut reply) = entry(&["a"]);
         queue.push(vec![entry]).unwrap();
         queue.abort();

@@ -48,10 +48,10 @@ pub(crate) fn spawn<G: Generator>(
             Err(error) => return drop(tell.send(Err(error))),
         };
         let (sender, arrivals) = mpsc::channel(max_waiting);
-        let (name, metrics) = (info.name.clone(), metrics.generation(&info.name));
+        let statistics = Statistics::new(metrics.requests(&info));
+        let (name, metrics) = (info.name.clone(), metrics.generation(&info));
         let (serving, readiness) = Serving::new(&info.name, || {});
         let abort = Abort::default();
-        let statistics = Statistics::default();
         let line = PreparedLine::new(preparation, sender, backlog);
         let handle = GeneratorHandle::new(info, line, readiness, abort.clone(), statistics.clone());
         let state = generator.state();

@@ -14,9 +14,10 @@ use super::{
 };
 use crate::model::ModelInfo;
 use crate::refusal::Refusal;
-use crate::statistics::Statistics;
+use crate::statistics::{Request, Statistics};
 use crate::tasks::TextToTextInput;
 use crate::thread::{Abort, Readiness, lock};
+use crate::trace;
 
 /// A handle on a generator that runs on a thread of its own. Cheap to clone; the thread ends when the last handle is
 /// dropped and what it had is done.
@@ -116,20 +117,23 @@ impl GeneratorHandle {
     }
 
     async fn begin(&self, request: Ask, deadline: Option<Instant>) -> Result<Generation, Refusal> {
-        let account = Account { statistics: self.shared.statistics.clone(), arrived: Instant::now(), answers: 0 };
+        let mut counted = self.shared.statistics.begin();
+        let submitted = self.submit(request, counted.arrived());
+        let placed = match deadline {
+            None => submitted.await,
+            Some(until) => {
+                tokio::time::timeout_at(until.into(), submitted).await.unwrap_or(Err(Refusal::DeadlineExceeded))
+            }
+        };
+        let Placed { pieces, ended, .. } = placed.inspect_err(|refusal| counted.refused(refusal))?;
+        let model = self.info().name.clone();
+        Ok(Generation { pieces, ended, deadline, model, has_begun: false, is_over: false, counted })
+    }
+
+    async fn submit(&self, request: Ask, arrived: Instant) -> Result<Placed, Refusal> {
         if !self.readiness().is_ready() {
             return Err(self.not_ready());
         }
-        match deadline {
-            None => self.submit(request, None, account).await,
-            Some(until) => tokio::time::timeout_at(until.into(), self.submit(request, deadline, account))
-                .await
-                .unwrap_or(Err(Refusal::DeadlineExceeded)),
-        }
-    }
-
-    async fn submit(&self, request: Ask, deadline: Option<Instant>, account: Account) -> Result<Generation, Refusal> {
-        let arrived = account.arrived;
         let line = Arc::clone(&self.shared.line);
         // Writing a conversation out, tokenising it and compiling a grammar take too long for a worker of the runtime.
         let put = tokio::task::spawn_blocking(move || line.put(request, arrived));
@@ -140,13 +144,12 @@ impl GeneratorHandle {
             RequestError::TooLong { problem } => Refusal::TooLong { problem },
             RequestError::Invalid { field, problem } => Refusal::Invalid { field, problem },
         };
-        let placed = put.await.map_err(|_| stopped())?.map_err(|error| match error {
+        let mut placed = put.await.map_err(|_| stopped())?.map_err(|error| match error {
             PutError::Refused(error) => refused(error),
             PutError::Closed => self.not_ready(),
         })?;
-        placed.accepted.await.map_err(|_| stopped())?.map_err(refused)?;
-        let Placed { pieces, ended, .. } = placed;
-        Ok(Generation { pieces, ended, deadline, model: model(), is_over: false, account })
+        (&mut placed.accepted).await.map_err(|_| stopped())?.map_err(refused)?;
+        Ok(placed)
     }
 
     fn not_ready(&self) -> Refusal {
@@ -161,22 +164,9 @@ pub(crate) struct Generation {
     ended: Arc<OnceLock<Refusal>>,
     deadline: Option<Instant>,
     model: String,
+    has_begun: bool,
     is_over: bool,
-    account: Account,
-}
-
-// Counted when it is dropped: answered if it has answers.
-#[derive(Debug)]
-struct Account {
-    statistics: Statistics,
-    arrived: Instant,
-    answers: usize,
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        self.statistics.note_end(self.answers > 0, self.answers, self.arrived.elapsed());
-    }
+    counted: Request,
 }
 
 impl Generation {
@@ -197,9 +187,15 @@ impl Generation {
             }
             Ok(Some(piece)) => Ok(piece),
         };
+        if !self.has_begun {
+            self.has_begun = true;
+            trace::note_event("first piece");
+        }
         self.is_over = result.as_ref().map_or(true, |piece| piece.usage.is_some());
-        if let Ok(Piece { sample, usage: Some(_), .. }) = &result {
-            self.account.answers = sample + 1;
+        match &result {
+            Ok(Piece { sample, usage: Some(_), .. }) => self.counted.answered(sample + 1),
+            Ok(_) => {}
+            Err(refusal) => self.counted.refused(refusal),
         }
         if self.is_over {
             self.pieces.close();

@@ -7,6 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::file::Scope;
 use super::{Key, Keys};
+use crate::priority::Priority;
 use crate::refusal::Refusal;
 
 /// Who makes a request. By default anybody, who may do everything.
@@ -47,6 +48,14 @@ impl Caller {
     /// Whether the caller may manage the server.
     pub(crate) fn may_manage(&self) -> bool {
         self.has(|scope| matches!(scope, Scope::Admin))
+    }
+
+    /// How soon a request is wanted that asks for this: no sooner than its key's requests are; without a key as it asks.
+    pub(crate) fn priority(&self, asked: Option<Priority>) -> Priority {
+        match &self.key {
+            Some((key, _)) => key.entry.priority().max(asked.unwrap_or_else(|| key.entry.priority())),
+            None => asked.unwrap_or_default(),
+        }
     }
 
     fn has(&self, wanted: impl Fn(&Scope) -> bool) -> bool {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Deserializer, de};
 use tidemill_data::toml_file::TomlError;
 use toml::value::{Datetime, Offset};
 
+use crate::priority::Priority;
+
 /// What can be wrong with a file of keys. Nothing here repeats a hash.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -59,10 +61,16 @@ pub(super) struct Entry {
     pub(super) requests_per_second: Option<f64>,
     pub(super) burst: Option<u32>,
     pub(super) max_concurrent: Option<usize>,
+    priority: Option<u64>,
     expires: Option<Datetime>,
 }
 
 impl Entry {
+    /// Of its requests, unless they say that they can wait longer.
+    pub(super) fn priority(&self) -> Priority {
+        self.priority.and_then(Priority::new).unwrap_or_default()
+    }
+
     /// Requests that may come at once: what the file says, else those of one second.
     pub(super) fn burst(&self) -> f64 {
         let second = || self.requests_per_second.unwrap_or(1.0).max(1.0);
@@ -100,6 +108,9 @@ impl Entry {
         }
         if self.max_concurrent == Some(0) {
             return Some(("max_concurrent", "is 0; it must be at least 1".to_owned()));
+        }
+        if self.priority.is_some_and(|priority| Priority::new(priority).is_none()) {
+            return Some(("priority", format!("must be from 1, the most urgent, to {}", Priority::LEVELS)));
         }
         if self.expires.as_ref().is_some_and(|expires| instant(expires).is_none()) {
             return Some(("expires", "must be a date and a time of UTC, such as 2030-01-31T00:00:00Z".to_owned()));

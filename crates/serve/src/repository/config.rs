@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::duration;
 use crate::error::ServeError;
 use crate::models::Alias;
 
@@ -31,7 +30,7 @@ pub struct RepositoryConfig {
     /// What makes models come and go. Default: `explicit`.
     pub mode: RepositoryMode,
     /// How often the folder is looked at when it is polled. Default: 15 s.
-    #[serde(with = "duration")]
+    #[serde(with = "tidemill_data::duration")]
     pub poll_interval: Duration,
     /// The models that are loaded at the start. Default (absent): all.
     pub load: Option<BTreeSet<String>>,

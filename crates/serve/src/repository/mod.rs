@@ -277,7 +277,7 @@ impl Repository {
                 // Headers are read here, on a thread that may wait for a disk.
                 let start = move || ModelSource::path(path).start(&server, metrics);
                 let started = match tokio::task::spawn_blocking(start).await {
-                    Ok(Ok((loading, _))) => loading.opened().await.map_err(|error| error.to_string()),
+                    Ok(Ok(starting)) => starting.opened().await.map_err(|error| error.to_string()),
                     Ok(Err(error)) => Err(error.to_string()),
                     Err(_) => Err("it stopped while it was being started".to_owned()),
                 };

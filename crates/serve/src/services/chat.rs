@@ -57,7 +57,7 @@ async fn begin(
         }),
         sampling: sampling(model.defaults(), request.sampling),
         format: plan.format,
-        key: admitted.key.clone(),
+        turn: admitted.turn(),
     };
     let generation = start(method, model, request, admitted).await?;
     Ok((model.clone(), generation, plan.reader))

@@ -111,7 +111,7 @@ async fn begin(
     let mut sampling = sampling(model.defaults(), request.sampling);
     sampling.echo = request.echo;
     let format = request.format.map(format).transpose()?.flatten();
-    let request = generation::GenerateRequest { input, sampling, format, key: admitted.key.clone() };
+    let request = generation::GenerateRequest { input, sampling, format, turn: admitted.turn() };
     let generation = start(method, model, request, admitted).await?;
     Ok((model.clone(), generation))
 }

@@ -1,7 +1,5 @@
 //! Models that take and give tensors of any datatype: `ModelInfer` alone asks them.
 
-use std::time::Instant;
-
 use tidemill_model::opaque::{Element, NamedTensor, OpaqueError};
 use tidemill_proto::inference::{ModelInferRequest, ModelInferResponse};
 use tidemill_proto::tensor::Datatype;
@@ -51,9 +49,9 @@ pub(super) async fn infer(
 
 /// Gives back the tensor that the identity model was given, and the request's parameters. Raw contents are never copied.
 pub(super) fn echo(model: &Model, request: ModelInferRequest) -> Result<ModelInferResponse, Refusal> {
-    let started = Instant::now();
+    let mut counted = model.statistics().begin();
     let answer = echoed(model, request);
-    model.statistics().note_end(answer.is_ok(), 1, started.elapsed());
+    counted.note(1, &answer);
     answer
 }
 

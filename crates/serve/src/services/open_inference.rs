@@ -37,6 +37,7 @@ use crate::generation::{GenerateRequest, GeneratorHandle, Input, SamplingConfig}
 use crate::model::{
     AnswererHandle, ClassifierHandle, EmbedderHandle, EntitiesHandle, Model, RerankerHandle, TextToTextHandle,
 };
+use crate::priority::{self, Priority};
 use crate::refusal::Refusal;
 use crate::tasks::{Purpose, QuestionInput, TextOrTokens, TextToTextInput};
 
@@ -52,6 +53,8 @@ const EXTENSIONS: [&str; 6] = [
     "system_shared_memory",
 ];
 
+/// The parameter that says how soon an answer is wanted.
+const PRIORITY: &str = "priority";
 /// Parameters of a request that say how a stream is to be answered, not how a model is to be run.
 const OF_STREAMS: [&str; 1] = ["triton_enable_empty_final_response"];
 /// The parameter of an answer that tells whether it is the last to its request.
@@ -67,8 +70,9 @@ impl Base {
         mut request: ModelInferRequest,
         admitted: &Admitted,
     ) -> Result<ModelInferResponse, Refusal> {
+        let admitted = prioritised(&request, admitted)?;
         let targets = self.regions.resolve(&mut request, self.max_message_bytes)?;
-        let mut response = self.run(request, admitted).await?;
+        let mut response = self.run(request, &admitted).await?;
         shared_memory::deliver(targets, &mut response)?;
         Ok(response)
     }
@@ -118,7 +122,8 @@ impl Base {
             let infer_response = ModelInferResponse { id, model_name: name, ..ModelInferResponse::default() };
             ModelStreamInferResponse { error_message: refusal.to_string(), infer_response: Some(infer_response) }
         };
-        let begun = match self.pieces(&request, &admitted).await {
+        let pieces = async { self.pieces(&request, &prioritised(&request, &admitted)?).await };
+        let begun = match pieces.await {
             Ok(None) => self.infer(request, &admitted).await.map(|response| {
                 let response = marked(response, true);
                 stream::once(std::future::ready(answered(response))).boxed()
@@ -154,7 +159,7 @@ impl Base {
             )
         })?;
         let sampling = sampling(&model.defaults(), &request.parameters)?;
-        let asked = GenerateRequest { input: Input::Text(text), sampling, format: None, key: admitted.key.clone() };
+        let asked = GenerateRequest { input: Input::Text(text), sampling, format: None, turn: admitted.turn() };
         let generation = generation::start("ModelStreamInfer", &model, asked, admitted).await?;
         let (empty, is_raw) = (tensors::response(model.info(), &request), !request.raw_input_contents.is_empty());
         let admitted = admitted.clone();
@@ -286,9 +291,9 @@ impl Base {
         if let Some(name) = given.keys().next() {
             return Err(Refusal::invalid("parameters", format!("has {:?}, which is not known", shortened(name))));
         }
-        let key = &admitted.key;
+        let turn = admitted.turn();
         let input =
-            |text| TextToTextInput { text, purpose: purpose.clone(), max_tokens, beams, truncate, key: key.clone() };
+            |text| TextToTextInput { text, purpose: purpose.clone(), max_tokens, beams, truncate, turn: turn.clone() };
         let inputs = texts.into_iter().map(input).collect();
         let written = self.write(METHOD, model, inputs, (TEXT, "parameters."), admitted).await?;
         Ok(Outputs::from([(GENERATED_TEXT, Values::Texts(written.texts))]))
@@ -304,8 +309,8 @@ impl Base {
         let [texts] = tensors::texts(request, [TEXT], self.limits())?;
         let sampling = sampling(&model.defaults(), &request.parameters)?;
         let generate = async |text| {
-            let (sampling, key) = (sampling.clone(), admitted.key.clone());
-            let request = GenerateRequest { input: Input::Text(text), sampling, format: None, key };
+            let (sampling, turn) = (sampling.clone(), admitted.turn());
+            let request = GenerateRequest { input: Input::Text(text), sampling, format: None, turn };
             let generation = generation::start(METHOD, model, request, admitted).await?;
             let (answers, _) = generation::finish(METHOD, model, generation, CallReader::default()).await?;
             Ok::<String, Refusal>(answers.into_iter().next().map(|answer| answer.text).unwrap_or_default())
@@ -339,6 +344,23 @@ fn sampling(defaults: &SamplingConfig, given: &BTreeMap<String, InferParameter>)
     Ok(sampling)
 }
 
+// What the gate said of a request, and how soon the request itself says that it is wanted; 0 says nothing, as in Triton.
+fn prioritised(request: &ModelInferRequest, admitted: &Admitted) -> Result<Admitted, Refusal> {
+    use ParameterChoice::{Int64Param, Uint64Param};
+
+    let given = request.parameters.get(PRIORITY).and_then(|parameter| parameter.parameter_choice.as_ref());
+    let number = match given {
+        None | Some(Int64Param(0) | Uint64Param(0)) => return Ok(admitted.clone()),
+        Some(Int64Param(number)) => u64::try_from(*number).ok(),
+        Some(Uint64Param(number)) => Some(*number),
+        Some(_) => None,
+    };
+    let asked = number.and_then(Priority::new);
+    let asked = asked.ok_or_else(|| Refusal::invalid(format!("parameters[{PRIORITY}]"), priority::PROBLEM))?;
+    Ok(Admitted { priority: admitted.caller.priority(Some(asked)), ..admitted.clone() })
+}
+
+// Those that are the model's own.
 fn parameters(given: &BTreeMap<String, InferParameter>) -> Map<String, Value> {
     let value = |parameter: &InferParameter| match &parameter.parameter_choice {
         None => Value::Null,
@@ -348,7 +370,8 @@ fn parameters(given: &BTreeMap<String, InferParameter>) -> Map<String, Value> {
         Some(ParameterChoice::DoubleParam(value)) => json!(value),
         Some(ParameterChoice::Uint64Param(value)) => json!(value),
     };
-    given.iter().map(|(name, parameter)| (name.clone(), value(parameter))).collect()
+    let of_model = given.iter().filter(|(name, _)| *name != PRIORITY);
+    of_model.map(|(name, parameter)| (name.clone(), value(parameter))).collect()
 }
 
 fn answered(response: ModelInferResponse) -> ModelStreamInferResponse {

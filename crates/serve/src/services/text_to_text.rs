@@ -117,7 +117,7 @@ async fn rewrite(
         max_tokens,
         beams,
         truncate: request.options.truncate,
-        key: admitted.key.clone(),
+        turn: admitted.turn(),
     };
     let inputs = request.texts.into_iter().map(input).collect();
     let written = base.write(method, model, inputs, ("texts", "options."), admitted).await?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Map;
 use tidemill_data::{Encoder, TextCleaning, TokenizerConfig};
 use tidemill_model::manifest::Source;
-use tidemill_model::{Package, PackageParts, Parameters, PipelineOptions, architectures};
+use tidemill_model::{Package, PackageParts, Parameters, PipelineOptions, Scheduling, architectures};
 
 pub(crate) const TEXTS: [&str; 4] = ["a good film", "bad", "", "good actors, <b>bad</b> script"];
 
@@ -29,6 +29,7 @@ pub(crate) fn write_package(folder: &Path, name: &str, seed: u64) -> Result<(), 
         config: &config,
         parameters: &parameters,
         encoder: &encoder,
+        scheduling: Scheduling::default(),
         source: Source::default(),
         report_json: None,
     };

@@ -10,7 +10,7 @@ use tokenizers::Tokenizer;
 use super::{GeneratorError, TokenChoice};
 use crate::checkpoint::Checkpoint;
 use crate::encoder_decoders::EncoderDecoderShape;
-use crate::engine::Request;
+use crate::engine::{Request, Turn};
 use crate::generation::{
     ChatInput, ChatTemplate, Chosen, Constraint, ConstraintCompiler, ConstraintError, ConstraintLimits, ConstraintSpec,
     SamplingConfig, SamplingError, TemplateError, TemplateLimits, TextDecoder, TextStream, ToolFormat,
@@ -38,14 +38,14 @@ pub struct GenerateRequest {
     pub sampling: SamplingConfig,
     /// What the answer must look like.
     pub format: Option<ConstraintSpec>,
-    /// On whose behalf: keys take turns.
-    pub key: String,
+    /// When it is let in, beside others that wait.
+    pub turn: Turn,
 }
 
 impl GenerateRequest {
     /// With the default way to choose tokens.
     pub fn of(input: Input) -> GenerateRequest {
-        GenerateRequest { input, sampling: SamplingConfig::default(), format: None, key: String::new() }
+        GenerateRequest { input, sampling: SamplingConfig::default(), format: None, turn: Turn::default() }
     }
 }
 
@@ -273,7 +273,7 @@ impl Preparation {
             sampling: request.sampling.clone(),
             end_tokens: self.eos.clone(),
             constraint,
-            key: request.key.clone(),
+            turn: request.turn.clone(),
         };
         Ok(Prepared { request, tools, echo })
     }
@@ -291,7 +291,7 @@ impl Preparation {
             sampling: framed.sampling,
             end_tokens: self.eos.clone(),
             constraint: None,
-            key: input.key.clone(),
+            turn: input.turn.clone(),
         };
         Ok(Prepared { request, tools: None, echo: String::new() })
     }
@@ -323,7 +323,7 @@ impl Preparation {
             sampling.forced_eos_token_id = None;
         }
         let request =
-            Request { source, prompt, sampling, end_tokens: self.eos.clone(), constraint, key: request.key.clone() };
+            Request { source, prompt, sampling, end_tokens: self.eos.clone(), constraint, turn: request.turn.clone() };
         Ok(Prepared { request, tools: None, echo })
     }
 

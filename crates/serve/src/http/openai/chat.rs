@@ -170,7 +170,7 @@ fn request_of(
     let variables = fields.chat_template_kwargs.unwrap_or_default();
     let chat = ChatInput { messages, tools, variables, add_generation_prompt: true, ..ChatInput::default() };
     let input = Input::Chat(chat);
-    let request = GenerateRequest { input, sampling, format: plan.format.take(), key: admitted.key.clone() };
+    let request = GenerateRequest { input, sampling, format: plan.format.take(), turn: admitted.turn() };
     Ok((request, plan))
 }
 

@@ -80,7 +80,7 @@ pub(in crate::http) async fn complete(State(http): State<Http>, request: Request
             TextOrTokens::Tokens(tokens) => Input::Tokens(tokens),
         };
         let (sampling, format) = (sampling.clone(), format.clone());
-        let request = GenerateRequest { input, sampling, format, key: admitted.key.clone() };
+        let request = GenerateRequest { input, sampling, format, turn: admitted.turn() };
         generation::start(METHOD, &model, request, &admitted)
     });
     // All of them or none: what has started is cancelled when another cannot.
