@@ -37,7 +37,7 @@ pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics
             true => Model::Generator,
             false => |handle| Model::TextToText(TextToTextHandle::Generator(handle)),
         };
-        let (mut options, threads) = (options(config), config.threads.unwrap_or(1));
+        let (mut options, threads) = (options(config), config.threads().most());
         options.draft = config.draft.clone().filter(|_| is_decoder(model_type));
         return generation::spawn(path.label(), config, metrics, wrap, move || {
             open_generator(&path, &options, threads)
@@ -60,7 +60,7 @@ fn start_encoder(
 ) -> Result<Loading, ServeError> {
     let precision = config.precision.map(precision);
     let options = TaskOptions::for_checkpoint(&checkpoint, precision).map_err(|error| fail(&path, &error))?;
-    let (label, threads) = (path.label(), config.threads.unwrap_or(1));
+    let (label, threads) = (path.label(), config.threads().most());
     let info = move |labels: Vec<String>| ModelInfo { name: path.label(), version: version(&path), labels };
     let place = checkpoint.path().to_path_buf();
     let failed = move |error: TaskError| ServeError::Open { path: place.clone(), reason: error.to_string() };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ pub struct ServerConfig {
     /// all that this process may do. Default: false.
     pub allow_code: bool,
     /// Threads that libtorch uses within one operation of one model. Default (absent): the processors that this process may
-    /// use, shared out between the models, at least one each.
+    /// use, shared out between the models of `packages`, at least one each; one for a package that runs a batch in a few
+    /// milliseconds, which is measured when it is opened.
     pub threads: Option<i32>,
 
     /// The file of API keys; with one, every call but a probe needs a key of it. Read again when it changes. Default
@@ -148,6 +150,23 @@ pub struct ServerConfig {
     /// How long a server that was told to stop may go on to finish what it had accepted. Default: 20 s.
     #[serde(with = "tidemill_data::duration")]
     pub grace: Duration,
+}
+
+/// Threads of libtorch within one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// So many: somebody said so.
+    Exactly(i32),
+    /// At most so many: a model's share of the processors.
+    UpTo(i32),
+}
+
+impl Threads {
+    /// The most that there may be.
+    pub(crate) fn most(self) -> i32 {
+        let (Threads::Exactly(threads) | Threads::UpTo(threads)) = self;
+        threads
+    }
 }
 
 /// The precision of a checkpoint's matrices.
@@ -294,17 +313,23 @@ impl ServerConfig {
     /// This with what differs for one model: what its package says, and before that what [`models`](Self::models) says.
     pub(crate) fn of_model(&self, name: &str, package: &Scheduling) -> ServerConfig {
         let own = self.models.get(name).cloned().unwrap_or_default().or(package);
-        let instances = own.instances.unwrap_or(self.instances);
-        let shared = |threads: i32| (threads / i32::try_from(instances).unwrap_or(i32::MAX)).max(1);
         let mut config = self.clone();
-        config.instances = instances;
-        config.threads = own.threads.or(self.threads.map(shared));
+        config.instances = own.instances.unwrap_or(self.instances);
+        config.threads = own.threads.or(self.threads);
         config.max_batch_size = own.max_batch_size.unwrap_or(self.max_batch_size);
         config.max_batch_tokens = own.max_batch_tokens.unwrap_or(self.max_batch_tokens);
         config.max_delay = own.max_delay.unwrap_or(self.max_delay);
         config.max_queue = own.max_queue.unwrap_or(self.max_queue);
         config.preferred_batch_sizes = own.preferred_batch_sizes.unwrap_or(config.preferred_batch_sizes);
         config
+    }
+
+    /// How many threads libtorch may use within one operation of one model.
+    pub(crate) fn threads(&self) -> Threads {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let share = processors / self.packages.len().max(1) / self.instances.max(1);
+        let share = Threads::UpTo(i32::try_from(share).unwrap_or(i32::MAX).max(1));
+        self.threads.map_or(share, Threads::Exactly)
     }
 
     // Whether whoever reaches the server has to say who they are.

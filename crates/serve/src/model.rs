@@ -1,6 +1,6 @@
 //! One model as the services see it: what it is called, what kind it is, whether it is ready. Each kind has its handle.
 
-use crate::batch::BatchHandle;
+use crate::batch::{BatchHandle, Schedule};
 use crate::generation::GeneratorHandle;
 use crate::identity::IdentityHandle;
 use crate::opaque::OpaqueHandle;
@@ -106,6 +106,20 @@ impl Model {
 
     pub(crate) fn readiness(&self) -> &Readiness {
         each!(self, handle => handle.readiness())
+    }
+
+    /// How its requests are scheduled, where they run in batches.
+    pub(crate) fn schedule(&self) -> Option<&Schedule> {
+        match self {
+            Model::Classifier(handle) => Some(handle.schedule()),
+            Model::Embedder(handle) => Some(handle.schedule()),
+            Model::Reranker(handle) => Some(handle.schedule()),
+            Model::Entities(handle) => Some(handle.schedule()),
+            Model::Answerer(handle) => Some(handle.schedule()),
+            Model::TextToText(TextToTextHandle::Batch(handle)) => Some(handle.schedule()),
+            Model::Opaque(handle) => Some(handle.batch.schedule()),
+            Model::TextToText(TextToTextHandle::Generator(_)) | Model::Generator(_) | Model::Identity(_) => None,
+        }
     }
 
     /// What it has done.

@@ -73,7 +73,7 @@ pub(crate) fn start(
         max_batch_tokens: rows.unwrap_or(usize::MAX),
         ..config.clone()
     };
-    let threads = config.threads.unwrap_or(1);
+    let threads = config.threads().most();
     // The module itself says what it takes where no file does: known once it is open, on its thread.
     let opened = Arc::new(OnceLock::new());
     let known = Arc::clone(&opened);

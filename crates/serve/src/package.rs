@@ -3,17 +3,21 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tidemill_model::{Package, Pipeline, PipelineOptions};
+use tidemill_model::{Package, Pipeline, PipelineError, PipelineOptions};
 
 use crate::batch::{self, Opened};
 use crate::classifier::{Classifier, Classifying};
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, Threads};
 use crate::error::ServeError;
 use crate::metrics::Metrics;
 use crate::model::{Model, ModelInfo};
 use crate::model_path::ModelPath;
 use crate::thread::Loading;
+
+/// A batch of 64 messages that one thread runs in less is not worth several.
+const SHORT: Duration = Duration::from_millis(10);
 
 /// A package's pipeline.
 pub(crate) struct PipelineClassifier {
@@ -31,7 +35,7 @@ pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics
         .map_err(|error| ServeError::Open { path: path.path.clone(), reason: error.to_string() })?;
     let name = path.name.as_ref().unwrap_or(&manifest.name);
     let config = config.of_model(name, &manifest.scheduling);
-    let threads = config.threads.unwrap_or(1);
+    let threads = config.threads();
     batch::spawn(path.label(), &config, metrics, Model::Classifier, move || open(&path, threads))
 }
 
@@ -40,12 +44,15 @@ pub(crate) fn start(path: ModelPath, config: &ServerConfig, metrics: Arc<Metrics
 /// number of threads for each calling thread.
 fn open(
     path: &ModelPath,
-    threads: i32,
+    threads: Threads,
 ) -> Result<(ModelInfo, Opened<String, Classifying<PipelineClassifier>>), ServeError> {
-    tidemill_torch::set_threads(threads);
+    tidemill_torch::set_threads(threads.most());
     let fail = |error: &dyn Error| ServeError::Open { path: path.path.clone(), reason: error.to_string() };
     let pipeline = Pipeline::open(&path.path, &PipelineOptions::default()).map_err(|e| fail(&e))?;
     pipeline.classify(&["A first text."]).map_err(|error| fail(&error))?;
+    if let Threads::UpTo(2..) = threads {
+        tidemill_torch::set_threads(worthwhile(&pipeline, threads.most()).map_err(|error| fail(&error))?);
+    }
     let manifest = pipeline.manifest();
     let info = ModelInfo {
         name: path.name.clone().unwrap_or_else(|| manifest.name.clone()),
@@ -54,6 +61,25 @@ fn open(
     };
     let labels = info.labels.len();
     Ok((info, Opened::unprepared(Classifying { classifier: PipelineClassifier { pipeline }, labels })))
+}
+
+// One thread where it runs a batch in no time, else the most that there may be. Every operation of libtorch waits for the
+// slowest of its threads, and spins while it does: beside connections and other models one of them is always late, and a
+// batch of a small model then takes a hundred times as long.
+fn worthwhile(pipeline: &Pipeline, most: i32) -> Result<i32, PipelineError> {
+    const TEXT: &str = "A text of about as many words as a message has, to see how many threads pay.";
+    tidemill_torch::set_threads(1);
+    let texts = [TEXT; 64];
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let started = Instant::now();
+        pipeline.classify(&texts)?;
+        best = best.min(started.elapsed());
+        if best > 2 * SHORT {
+            break;
+        }
+    }
+    Ok(if best < SHORT { 1 } else { most })
 }
 
 impl Classifier for PipelineClassifier {

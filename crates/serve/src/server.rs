@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -138,8 +137,6 @@ async fn serve_all(
         None => None,
     };
     let live = Live { written, keys, tls };
-    let config = ServerConfig { threads: Some(libtorch_threads(&config, sources.len())), ..config };
-
     let metrics = Arc::new(Metrics::new()?);
     let (models, mut threads) = load(sources, &config, &metrics).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -198,13 +195,6 @@ impl Live {
         self.keys.iter().for_each(follow::reload);
         self.tls.iter().for_each(follow::reload);
     }
-}
-
-// Each model's thread may use its share of the processors.
-fn libtorch_threads(config: &ServerConfig, models: usize) -> i32 {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let share = i32::try_from(processors / models.max(1)).unwrap_or(i32::MAX);
-    config.threads.unwrap_or(share).max(1)
 }
 
 // Opens all at once and waits for all, so that a failure leaves no thread at work behind it.

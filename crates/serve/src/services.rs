@@ -36,7 +36,7 @@ use crate::models::Models;
 use crate::refusal::Refusal;
 use crate::repository::Repository;
 use crate::trace;
-use open_inference::{Batching, Regions};
+use open_inference::Regions;
 
 /// The full names of the inference services, as health knows them.
 pub(crate) const NAMES: [&str; 7] = [
@@ -76,7 +76,6 @@ pub(crate) struct Base {
     limits: Limits,
     pub(crate) max_message_bytes: usize,
     regions: Regions,
-    batching: Batching,
     max_under_way: usize,
     max_idle: Duration,
     shut: watch::Receiver<bool>,
@@ -96,7 +95,6 @@ impl Base {
             limits,
             max_message_bytes: config.max_message_bytes,
             regions: Regions::new(config.shared_memory),
-            batching: Batching { max_delay: config.max_delay },
             max_under_way: config.max_stream_requests,
             max_idle: config.max_stream_idle,
             shut,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::handle::{BatchHandle, PreparedLine};
 use super::queue::{Answer, BatchSize, Entry, Failure, Queue};
-use super::{BatchModel, Input, Opened};
+use super::{BatchModel, Input, Opened, Schedule};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
 use crate::metrics::{BatchMetrics, Metrics};
@@ -24,13 +24,14 @@ pub(crate) fn spawn<I: Input, M: BatchModel>(
     wrap: impl FnOnce(BatchHandle<I, M::Answer>) -> Model + Send + 'static,
     open: impl Fn() -> Result<(ModelInfo, Opened<I, M>), ServeError> + Send + Sync + 'static,
 ) -> Result<Loading, ServeError> {
-    let config = config.clone();
+    let schedule = Schedule::new(config);
     thread::spawn(label.clone(), move |tell| {
         let (info, Opened { model, prepare }) = match open() {
             Ok(opened) => opened,
             Err(error) => return drop(tell.send(Err(error))),
         };
-        let queue = Queue::new(config.max_queue, config.preferred_batch_sizes.clone());
+        let Schedule { size, max_delay, instances, .. } = schedule;
+        let queue = Queue::new(schedule.max_queue, schedule.preferred.clone());
         let queue: Arc<Queue<M::Item, M::Answer>> = Arc::new(queue);
         let statistics = Statistics::new(metrics.requests(&info));
         let metrics = metrics.batch(&info);
@@ -38,9 +39,8 @@ pub(crate) fn spawn<I: Input, M: BatchModel>(
             let queue = Arc::clone(&queue);
             Serving::new(&info.name, move || queue.abort())
         };
-        let (size, max_delay) = (BatchSize::new(&config), config.max_delay);
         let line = PreparedLine { prepare, queue: Arc::clone(&queue), size, metrics: metrics.clone() };
-        let handle = BatchHandle::new(info, line, readiness, statistics.clone());
+        let handle = BatchHandle::new(info, schedule, line, readiness, statistics.clone());
         let executor = |model, serving| Executor {
             model,
             serving,
@@ -51,7 +51,7 @@ pub(crate) fn spawn<I: Input, M: BatchModel>(
 
         std::thread::scope(|scope| {
             // Each opens its own; they serve when all are open.
-            let opened: Result<Vec<_>, ServeError> = (1..config.instances)
+            let opened: Result<Vec<_>, ServeError> = (1..instances)
                 .map(|instance| {
                     let (name, (say, hear)) = (format!("model {label} {instance}"), mpsc::channel());
                     let (open, serving, executor) = (&open, serving.another(), &executor);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::queue::{Answer, BatchSize, Entry, Failure, Place, PushError, Queue};
-use super::{Input, Prepare, Prepared};
+use super::{Input, Prepare, Prepared, Schedule};
 use crate::admitted::Admitted;
 use crate::metrics::BatchMetrics;
 use crate::model::ModelInfo;
@@ -42,6 +42,7 @@ pub(crate) struct BatchHandle<I, A> {
 
 struct Shared<I, A> {
     info: ModelInfo,
+    schedule: Schedule,
     line: Arc<dyn Line<I, A>>,
     readiness: Readiness,
     statistics: Statistics,
@@ -68,16 +69,22 @@ impl<I, A> Drop for Shared<I, A> {
 impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
     pub(super) fn new<T: Send + 'static>(
         info: ModelInfo,
+        schedule: Schedule,
         line: PreparedLine<I, T, A>,
         readiness: Readiness,
         statistics: Statistics,
     ) -> BatchHandle<I, A> {
-        BatchHandle { shared: Arc::new(Shared { info, line: Arc::new(line), readiness, statistics }) }
+        BatchHandle { shared: Arc::new(Shared { info, schedule, line: Arc::new(line), readiness, statistics }) }
     }
 
     /// What the model is called and what it answers with.
     pub(crate) fn info(&self) -> &ModelInfo {
         &self.shared.info
+    }
+
+    /// How its requests are scheduled.
+    pub(crate) fn schedule(&self) -> &Schedule {
+        &self.shared.schedule
     }
 
     /// Whether it takes requests.

@@ -12,10 +12,11 @@ mod turns;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use executor::spawn;
 pub(crate) use handle::{Answered, BatchHandle};
-pub(crate) use queue::BatchSize;
+use queue::BatchSize;
 
 use crate::config::ServerConfig;
 
@@ -74,8 +75,25 @@ pub(crate) trait Input: Send + 'static {
     fn bytes(&self) -> usize;
 }
 
-impl BatchSize {
-    pub(crate) fn new(config: &ServerConfig) -> BatchSize {
-        BatchSize { items: config.max_batch_size, tokens: config.max_batch_tokens }
+/// How the requests of one model are scheduled.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    pub(crate) size: BatchSize,
+    /// Sizes that batches are best of.
+    pub(crate) preferred: Vec<usize>,
+    pub(crate) max_delay: Duration,
+    pub(crate) max_queue: usize,
+    pub(crate) instances: usize,
+}
+
+impl Schedule {
+    pub(crate) fn new(config: &ServerConfig) -> Schedule {
+        Schedule {
+            size: BatchSize { items: config.max_batch_size, tokens: config.max_batch_tokens },
+            preferred: config.preferred_batch_sizes.clone(),
+            max_delay: config.max_delay,
+            max_queue: config.max_queue,
+            instances: config.instances,
+        }
     }
 }

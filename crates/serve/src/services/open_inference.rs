@@ -24,7 +24,6 @@ use tidemill_proto::inference::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) use model_config::Batching;
 pub(crate) use shared_memory::Regions;
 
 use super::tensors::{
@@ -464,7 +463,7 @@ impl GrpcInferenceService for Base {
         let caller = admitted(&request).caller;
         let ModelConfigRequest { name, version } = request.into_inner();
         let model = self.models.of(&caller).find_any(&name, &version, "name").await?;
-        Ok(Response::new(ModelConfigResponse { config: Some(model_config::of(&model, self.batching)) }))
+        Ok(Response::new(ModelConfigResponse { config: Some(model_config::of(&model)) }))
     }
 
     async fn model_statistics(

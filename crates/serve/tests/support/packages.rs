@@ -12,6 +12,16 @@ pub(crate) const TEXTS: [&str; 4] = ["a good film", "bad", "", "good actors, <b>
 
 /// Its weights are what `seed` makes of them.
 pub(crate) fn write_package(folder: &Path, name: &str, seed: u64) -> Result<(), Box<dyn Error>> {
+    write_scheduled_package(folder, name, seed, Scheduling::default())
+}
+
+/// The same, with what it says about scheduling.
+pub(crate) fn write_scheduled_package(
+    folder: &Path,
+    name: &str,
+    seed: u64,
+    scheduling: Scheduling,
+) -> Result<(), Box<dyn Error>> {
     let encoder = Encoder::train(&TokenizerConfig::default(), TextCleaning::default(), &mut TEXTS.into_iter())?;
     let labels = ["negative".to_owned(), "neutral".to_owned(), "positive".to_owned()];
     let config = architectures::complete_config(
@@ -29,7 +39,7 @@ pub(crate) fn write_package(folder: &Path, name: &str, seed: u64) -> Result<(), 
         config: &config,
         parameters: &parameters,
         encoder: &encoder,
-        scheduling: Scheduling::default(),
+        scheduling,
         source: Source::default(),
         report_json: None,
     };
