@@ -115,7 +115,7 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
             let (waited, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Answered { answers: Vec::new(), tokens: 0, waited, computed, batch_size: 0 });
         }
-        let (items, started) = (inputs.len(), Instant::now());
+        let (items, started) = (inputs.iter().map(Input::count).sum(), Instant::now());
         let result = self.answer_some(inputs, field, deadline).await;
         self.shared.statistics.note_end(result.is_ok(), items, started.elapsed());
         result
