@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidemill_proto::inference::model_config::SchedulingChoice;
 use tidemill_proto::inference::model_instance_group::Kind;
 use tidemill_proto::inference::model_metadata_response::TensorMetadata;
 use tidemill_proto::inference::{
@@ -38,10 +39,10 @@ pub(super) fn of(model: &Model, batching: Batching) -> ModelConfig {
         input: input.collect(),
         output: output.collect(),
         instance_group: vec![ModelInstanceGroup { name: info.name.clone(), count: 1, kind: Kind::Cpu.into() }],
-        dynamic_batching: Some(ModelDynamicBatching {
+        scheduling_choice: Some(SchedulingChoice::DynamicBatching(ModelDynamicBatching {
             max_queue_delay_microseconds: delay,
             ..ModelDynamicBatching::default()
-        }),
+        })),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: matches!(model, Model::Generator(_)) }),
         ..ModelConfig::default()
     }
