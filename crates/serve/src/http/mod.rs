@@ -66,7 +66,7 @@ pub(crate) fn refused(path: &str, refusal: &Refusal) -> Response {
 fn status(refusal: &Refusal) -> StatusCode {
     match refusal {
         Refusal::Invalid { .. } | Refusal::TooLong { .. } => StatusCode::BAD_REQUEST,
-        Refusal::UnknownModel { .. } => StatusCode::NOT_FOUND,
+        Refusal::UnknownModel { .. } | Refusal::UnknownRegion { .. } => StatusCode::NOT_FOUND,
         Refusal::Idle(_) | Refusal::TooLate => StatusCode::REQUEST_TIMEOUT,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

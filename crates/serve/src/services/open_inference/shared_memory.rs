@@ -105,7 +105,7 @@ impl Regions {
     pub(super) fn status(&self, name: &str) -> Result<BTreeMap<String, RegionStatus>, Refusal> {
         let regions = lock(&self.by_name);
         if !name.is_empty() && !regions.contains_key(name) {
-            return Err(Refusal::invalid("name", "is not registered"));
+            return Err(unknown(name));
         }
         let wanted = regions.iter().filter(|(own, _)| name.is_empty() || name == *own);
         let status = |(name, region): (&String, &Arc<Region>)| {
@@ -180,7 +180,7 @@ impl Regions {
         };
         let (offset, size) = (number(OFFSET)?.unwrap_or_default(), number(SIZE)?);
         let region = lock(&self.by_name).get(&name).cloned();
-        let region = region.ok_or_else(|| wrong("names a region that is not registered".to_owned()))?;
+        let region = region.ok_or_else(|| unknown(&name))?;
         let size = size.ok_or_else(|| wrong(format!("has {REGION}, but not {SIZE}")))?;
         if offset.checked_add(size).is_none_or(|end| end > region.size) {
             return Err(wrong(format!("goes beyond the region's {} bytes", region.size)));
@@ -188,6 +188,10 @@ impl Regions {
         let offset = region.offset.saturating_add(offset);
         Ok(Some((name, region, offset, size)))
     }
+}
+
+fn unknown(name: &str) -> Refusal {
+    Refusal::UnknownRegion { name: name.chars().take(80).collect() }
 }
 
 /// Moves outputs to where they are wanted; they have no contents in the answer then. The answer must be raw.
