@@ -161,7 +161,12 @@ async fn the_protocol_is_spoken_over_http_in_json_and_in_bytes() {
     assert_eq!(get(address, "/v2/health/live").await.status, 200);
     assert_eq!(get(address, "/v2/health/ready").await.status, 200);
     assert_eq!(get(address, "/v2/models/length/ready").await.status, 200);
-    assert_eq!(get(address, "/v2/models/lenght/ready").await.status, 400);
+    assert_eq!(json("/v2/health/ready").await.1, json!({"ready": true}));
+    assert_eq!(json("/v2/models/length/ready").await.1, json!({"name": "length", "ready": true}));
+    for (path, status) in [("/v2/models/lenght/ready", 400), ("/v2/nothing", 404), ("/v2/models/length/infer", 405)] {
+        let (found, body) = json(path).await;
+        assert!(found == status && body["error"].is_string(), "{path}: {found} {body}");
+    }
     assert_eq!(json("/v2").await.1["name"], "tidemill");
     let (status, model) = json("/v2/models/length/versions/3").await;
     assert_eq!((status, &model["inputs"][0]["name"]), (200, &json!("text")));
