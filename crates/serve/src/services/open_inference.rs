@@ -54,6 +54,8 @@ const EXTENSIONS: [&str; 6] = [
 
 /// Parameters of a request that say how a stream is to be answered, not how a model is to be run.
 const OF_STREAMS: [&str; 1] = ["triton_enable_empty_final_response"];
+/// Parameters by which Triton's clients say how a request is to be scheduled. They are no model's, and are passed over.
+const OF_SCHEDULING: [&str; 5] = ["priority", "sequence_end", "sequence_id", "sequence_start", "timeout"];
 /// The parameter of an answer that tells whether it is the last to its request.
 const FINAL: &str = "triton_final_response";
 
@@ -339,6 +341,7 @@ fn sampling(defaults: &SamplingConfig, given: &BTreeMap<String, InferParameter>)
     Ok(sampling)
 }
 
+// What a request says to its model.
 fn parameters(given: &BTreeMap<String, InferParameter>) -> Map<String, Value> {
     let value = |parameter: &InferParameter| match &parameter.parameter_choice {
         None => Value::Null,
@@ -348,7 +351,8 @@ fn parameters(given: &BTreeMap<String, InferParameter>) -> Map<String, Value> {
         Some(ParameterChoice::DoubleParam(value)) => json!(value),
         Some(ParameterChoice::Uint64Param(value)) => json!(value),
     };
-    given.iter().map(|(name, parameter)| (name.clone(), value(parameter))).collect()
+    let of_models = given.iter().filter(|(name, _)| !OF_SCHEDULING.contains(&name.as_str()));
+    of_models.map(|(name, parameter)| (name.clone(), value(parameter))).collect()
 }
 
 fn answered(response: ModelInferResponse) -> ModelStreamInferResponse {
