@@ -50,6 +50,7 @@ async fn a_model_says_how_it_is_configured_and_what_it_has_done() {
     assert_eq!(model.batch_stats[0].batch_size, 3);
     let requests = model.inference_stats.as_ref().unwrap();
     let (success, compute) = (requests.success.unwrap(), requests.compute_infer.unwrap());
+    assert_eq!(requests.compute_input.unwrap().count, compute.count);
     assert!(success.count == 1 && success.ns >= compute.ns && compute.ns > 0, "{requests:?}");
     let unknown = ModelStatisticsRequest { name: "lenght".into(), version: String::new() };
     assert_eq!(client.model_statistics(unknown).await.unwrap_err().code(), Code::NotFound);

@@ -53,7 +53,7 @@ pub(super) async fn infer(
 pub(super) fn echo(model: &Model, request: ModelInferRequest) -> Result<ModelInferResponse, Refusal> {
     let started = Instant::now();
     let answer = echoed(model, request);
-    model.statistics().note_end(answer.is_ok(), 1, started.elapsed());
+    model.statistics().note_at_once(answer.is_ok(), started.elapsed());
     answer
 }
 
