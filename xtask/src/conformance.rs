@@ -28,7 +28,8 @@ const PEER: Peer = Peer {
     name: "conformance",
     imports: "google.rpc, grpc_health, grpc_reflection, grpc_status, kserve, openai, playwright, tritonclient.http, trustme",
 };
-/// Names a folder with `server/pytriton/tritonserver` in it; docs/CLIENTS.md says how to make one.
+/// Names a folder with `server/pytriton/tritonserver` and `client/bin/perf_analyzer` in it; docs/CLIENTS.md says how to make
+/// one.
 const TRITON: &str = "TIDEMILL_TRITON";
 
 /// The cases of one client.
@@ -48,11 +49,13 @@ enum Need {
     Guarded,
     /// `--triton-grpc`, `--triton-http`. Without Triton the script is left out.
     Triton,
+    /// `--perf-analyzer`: Triton's load generator. Without it the script is left out.
+    PerfAnalyzer,
     /// A Chromium on the `PATH`.
     Chromium,
 }
 
-const SCRIPTS: [Script; 18] = [
+const SCRIPTS: [Script; 19] = [
     Script { file: "triton_grpc.py", client: "tritonclient.grpc", needs: &[] },
     Script { file: "triton_grpc_aio.py", client: "tritonclient.grpc.aio", needs: &[] },
     Script { file: "triton_stream.py", client: "tritonclient.grpc, streams", needs: &[] },
@@ -69,6 +72,7 @@ const SCRIPTS: [Script; 18] = [
     Script { file: "kserve_clients.py", client: "kserve", needs: &[] },
     Script { file: "keys_and_tls.py", client: "keys and TLS", needs: &[Need::Guarded] },
     Script { file: "differences.py", client: "beside Triton", needs: &[Need::Triton] },
+    Script { file: "perf_analyzer.py", client: "perf_analyzer", needs: &[Need::PerfAnalyzer] },
     Script { file: "examples.py", client: "docs/clients", needs: &[] },
     Script { file: "page.py", client: "the page, in Chromium", needs: &[Need::Guarded, Need::Chromium] },
 ];
@@ -164,11 +168,13 @@ impl Run {
                     command.args(["--guarded", servers.guarded.address()]).arg("--folder").arg(&self.folder);
                 }
                 Need::Triton => {
-                    let Some(triton) = &servers.triton else {
-                        progress::note(&format!("{}: left out, {TRITON} names no folder.", script.client));
-                        return Ok(());
-                    };
+                    let Some(triton) = &servers.triton else { return left_out(script) };
                     command.args(["--triton-grpc", triton.grpc(), "--triton-http", triton.http()]);
+                }
+                Need::PerfAnalyzer => {
+                    let program = servers.triton.as_ref().map(Triton::perf_analyzer);
+                    let Some(program) = program.filter(|program| program.is_file()) else { return left_out(script) };
+                    command.arg("--perf-analyzer").arg(program);
                 }
                 Need::Chromium => {}
             }
@@ -208,6 +214,11 @@ impl Run {
         command.env("PYTHONDONTWRITEBYTECODE", "1").env("GRPC_VERBOSITY", "NONE");
         command
     }
+}
+
+fn left_out(script: &Script) -> Result<()> {
+    progress::note(&format!("{}: left out, {TRITON} names no folder that has it.", script.client));
+    Ok(())
 }
 
 // The `PATH` with a folder before all others.

@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 
 import grpc
+import numpy
+import tritonclient.utils.shared_memory as regions
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cases import Different, case, run
@@ -177,6 +179,25 @@ REQUESTS = {
 }
 for name, fields in REQUESTS.items():
     compared(f"ModelInfer: {name}", lambda peer, fields=fields: peer.infer(fields))
+
+
+def in_a_region(peer):
+    """An answer whose tensor goes to shared memory."""
+    handle = regions.create_shared_memory_region("output", "/tidemill_difference", 64)
+    try:
+        peer.call("SystemSharedMemoryRegister", name="output", key="/tidemill_difference", byte_size=64)
+        place = {
+            "shared_memory_region": parameter(string_param="output"),
+            "shared_memory_byte_size": parameter(int64_param=4),
+        }
+        answer = peer.infer(plain(outputs=[{"name": "y", "parameters": place}]))
+        peer.call("SystemSharedMemoryUnregister", name="output")
+        return answer, regions.get_contents_as_numpy(handle, numpy.float32, [1]).tolist()
+    finally:
+        regions.destroy_shared_memory_region(handle)
+
+
+compared("ModelInfer: an output in a region", in_a_region)
 
 EMPTY_LAST = {"triton_enable_empty_final_response": parameter(bool_param=True)}
 STREAMS = {

@@ -105,6 +105,19 @@ def cases_of(module, protocol):
             plain = client.infer("reranker", [given(module, "query", ["where is the film"]), here]).as_numpy("score")
             same(found.tolist(), plain.tolist())
 
+    @case(f"{protocol}: one output there, one in the message")
+    def outputs_apart(arguments):
+        with module.InferenceServerClient(arguments.address) as client, region(client, "output") as handle:
+            there = module.InferRequestedOutput("probabilities")
+            there.set_shared_memory("output", 40)
+            outputs = [there, module.InferRequestedOutput("label")]
+            inputs = [given(module, "text", ["in London", "Ada"])]
+            answer = client.infer("classifier", inputs, outputs=outputs)
+            plain = client.infer("classifier", inputs)
+            same(answer.as_numpy("label").tolist(), plain.as_numpy("label").tolist(), "the output in the message")
+            found = regions.get_contents_as_numpy(handle, numpy.float32, [2, 5])
+            holds(identical(found, plain.as_numpy("probabilities")), f"the output in the region is {found}")
+
     @case(f"{protocol}: what is wrong is refused")
     def refused(arguments):
         with module.InferenceServerClient(arguments.address) as client, region(client, "small") as handle:

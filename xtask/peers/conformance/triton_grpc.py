@@ -98,6 +98,9 @@ def statistics(arguments):
     same(after.inference_stats.success.count - before.inference_stats.success.count, 1, "answered requests more")
     same(after.inference_count - before.inference_count, 2, "rows more")
     same(after.execution_count - before.execution_count, 1, "batches more")
+    stats = after.inference_stats
+    # perf_analyzer ends where they differ.
+    same({part.count for part in (stats.compute_input, stats.compute_output)}, {stats.compute_infer.count}, "counts")
     holds(abs(after.last_inference / 1000 - started) < 60, "last_inference is not now, in milliseconds")
     holds(after.inference_stats.success.ns >= after.inference_stats.compute_infer.ns > 0, "times do not add up")
     listed = client(arguments).get_inference_statistics().model_stats

@@ -2,7 +2,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ pub(super) struct Triton {
     child: Child,
     http: String,
     grpc: String,
+    perf_analyzer: PathBuf,
 }
 
 impl Triton {
@@ -59,7 +60,12 @@ impl Triton {
             .stderr(output)
             .spawn()
             .with_context(|| format!("{} does not run.", home.join("bin/tritonserver").display()))?;
-        let mut triton = Triton { child, http: format!("127.0.0.1:{http}"), grpc: format!("127.0.0.1:{grpc}") };
+        let mut triton = Triton {
+            child,
+            http: format!("127.0.0.1:{http}"),
+            grpc: format!("127.0.0.1:{grpc}"),
+            perf_analyzer: folder.join("client/bin/perf_analyzer"),
+        };
         let started = Instant::now();
         while !is_ready(&triton.http) {
             if let Some(status) = triton.child.try_wait()? {
@@ -76,6 +82,11 @@ impl Triton {
     /// Where it speaks gRPC, `host:port`.
     pub(super) fn grpc(&self) -> &str {
         &self.grpc
+    }
+
+    /// Its load generator.
+    pub(super) fn perf_analyzer(&self) -> &Path {
+        &self.perf_analyzer
     }
 
     /// Where it speaks HTTP, `host:port`.
