@@ -16,8 +16,9 @@ use support::{Running, by_length_source, raw_infer, start};
 use tidemill_proto::inference::infer_parameter::ParameterChoice;
 use tidemill_proto::inference::model_infer_request::InferRequestedOutputTensor;
 use tidemill_proto::inference::{
-    DataType, InferParameter, ModelConfigRequest, ModelInferRequest, ModelStatisticsRequest, ServerMetadataRequest,
-    SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusRequest, SystemSharedMemoryUnregisterRequest,
+    DataType, InferParameter, InferTensorContents, ModelConfigRequest, ModelInferRequest, ModelStatisticsRequest,
+    ServerMetadataRequest, SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusRequest,
+    SystemSharedMemoryUnregisterRequest,
 };
 use tidemill_proto::tensor::{decode_fp32, encode_bytes};
 use tidemill_serve::{AdminConfig, ServerConfig};
@@ -131,6 +132,13 @@ async fn tensors_travel_in_shared_memory_where_the_operator_allows_it() {
     let mut written = [0; 16];
     object.read_exact_at(&mut written, 8 + 128).unwrap();
     assert_eq!(decode_fp32(&written, 4).unwrap(), [0.75, 0.25, 0.1, 0.9]);
+
+    let mut typed = request("", &["a"]);
+    typed.raw_input_contents.clear();
+    typed.inputs[0].contents =
+        Some(InferTensorContents { bytes_contents: vec!["a".into()], ..InferTensorContents::default() });
+    typed.outputs = vec![output(16)];
+    assert!(client.model_infer(typed).await.unwrap_err().message().contains("raw_input_contents"));
 
     asking.outputs = vec![output(15)];
     assert!(client.model_infer(asking.clone()).await.unwrap_err().message().contains("16 bytes"));
