@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod chat_model;
 mod checkout;
+mod conformance;
 mod demo;
 mod e2e;
 mod environment;
@@ -65,8 +66,8 @@ enum Task {
     Demo(demo::Options),
     /// Run every check that a change must pass: what CI runs.
     ///
-    /// Set-up, format, clippy without warnings, unit, documentation and end-to-end tests, and the
-    /// documentation's build. Stops at the first step that fails; the summary comes last.
+    /// Set-up, format, clippy without warnings, unit, documentation and end-to-end tests, conformance
+    /// to the field's clients, and the documentation's build. Stops at the first step that fails; the summary comes last.
     Test,
     /// Check without running the code: format, clippy, documentation, and licences when cargo-deny
     /// is there.
@@ -86,6 +87,13 @@ enum Task {
     /// code 1 unless everything agrees. The Python environment (torch, transformers) and the
     /// checkpoints are made in the cache; the first run takes minutes.
     Parity(parity::Options),
+    /// Drive the server by the field's own clients, unmodified: every call, datatype and error.
+    ///
+    /// tritonclient, grpcio's health and reflection, openai and kserve, in a Python environment that
+    /// is made in the cache, against the program that is built, on stored checkpoints, with and
+    /// without keys and TLS. One line a case; exit code 1 unless all pass. Where TIDEMILL_TRITON names a
+    /// folder with a Triton server, the protocol's cases are asked of both, and what differs is said.
+    Conformance(conformance::Options),
 }
 
 fn main() -> ExitCode {
@@ -100,6 +108,7 @@ fn main() -> ExitCode {
         Task::Fmt(options) => fmt::run(options),
         Task::Bench(options) => bench::run(options, cache),
         Task::Parity(options) => parity::run(options, cache),
+        Task::Conformance(options) => conformance::run(options, cache),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

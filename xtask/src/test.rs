@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::{checkout, fmt, lint, steps};
+use crate::{checkout, conformance, fmt, lint, steps};
 
 /// Runs the subcommand.
 pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
@@ -15,6 +15,7 @@ pub(crate) fn run(cache_folder: Option<&Path>) -> Result<()> {
         lint::clippy(&root),
         steps::cargo("program", &root, steps::words("build --workspace --bin tidemill"), &[]),
         steps::cargo("tests", &root, steps::words("test --workspace --no-fail-fast"), &[]),
+        conformance::step(&root, cache_folder),
         lint::documentation(&root),
     ])
 }

@@ -97,6 +97,10 @@ impl Input for TensorRequest {
     fn bytes(&self) -> usize {
         0
     }
+
+    fn count(&self) -> usize {
+        self.rows
+    }
 }
 
 struct Batched(OpaqueModel);
@@ -108,5 +112,9 @@ impl BatchModel for Batched {
     fn answer(&mut self, items: &[&TensorRequest]) -> Result<Vec<Tensors>, Box<dyn Error + Send + Sync>> {
         let requests: Vec<&[NamedTensor<Bytes>]> = items.iter().map(|item| item.tensors.as_slice()).collect();
         Ok(self.0.run(&requests)?)
+    }
+
+    fn size(items: &[&TensorRequest]) -> usize {
+        items.iter().map(|item| item.rows).sum()
     }
 }

@@ -28,6 +28,12 @@ pub(crate) enum Refusal {
         /// The sentence for people, with the nearest name.
         message: String,
     },
+    /// No region of shared memory of this name is registered.
+    #[error("no region of shared memory is registered as {name:?}")]
+    UnknownRegion {
+        /// What was asked for.
+        name: String,
+    },
     /// The model's queue is at its bound.
     #[error("the queue of the model {model:?} is full ({max} are waiting); try again later")]
     QueueFull {
@@ -138,7 +144,7 @@ impl Refusal {
     /// Why, in a word that metrics count by.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Refusal::Invalid { .. } | Refusal::TooLong { .. } => "invalid",
+            Refusal::Invalid { .. } | Refusal::TooLong { .. } | Refusal::UnknownRegion { .. } => "invalid",
             Refusal::UnknownModel { .. } => "unknown_model",
             Refusal::QueueFull { .. } | Refusal::TooManyRequests { .. } => "full",
             Refusal::Unauthenticated { .. } => "unauthenticated",
@@ -165,7 +171,7 @@ impl Refusal {
     pub(crate) fn code(&self) -> Code {
         match self {
             Refusal::Invalid { .. } | Refusal::TooLong { .. } => Code::InvalidArgument,
-            Refusal::UnknownModel { .. } => Code::NotFound,
+            Refusal::UnknownModel { .. } | Refusal::UnknownRegion { .. } => Code::NotFound,
             Refusal::Unauthenticated { .. } => Code::Unauthenticated,
             Refusal::Forbidden { .. } => Code::PermissionDenied,
             Refusal::QueueFull { .. }
@@ -189,6 +195,9 @@ impl From<Refusal> for Status {
         let details = match refusal {
             Refusal::Invalid { field, problem } => ErrorDetails::with_bad_request_violation(field, problem),
             Refusal::UnknownModel { name, .. } => ErrorDetails::with_resource_info("model", name, "", message.clone()),
+            Refusal::UnknownRegion { name } => {
+                ErrorDetails::with_resource_info("shared memory region", name, "", message.clone())
+            }
             _ if retry.is_some() => ErrorDetails::with_retry_info(retry),
             _ => return Status::new(code, message),
         };

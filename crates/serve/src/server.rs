@@ -23,6 +23,7 @@ use crate::config::ServerConfig;
 use crate::connections::{self, Door};
 use crate::error::ServeError;
 use crate::follow;
+use crate::health;
 use crate::http;
 use crate::keys::Keys;
 use crate::metrics::{Metrics, UPKEEP};
@@ -139,7 +140,8 @@ async fn serve_all(
     let live = Live { written, keys, tls };
     let metrics = Arc::new(Metrics::new()?);
     let (models, mut threads) = load(sources, &config, &metrics).await?;
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let health = HealthReporter::new();
+    let health_service = health::service(&health);
     let lasting: Vec<(String, Readiness)> =
         models.all().iter().map(|model| (model.info().name.clone(), model.readiness().clone())).collect();
     let repository = match &config.repository {

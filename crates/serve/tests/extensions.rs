@@ -16,8 +16,9 @@ use support::{Running, by_length_source, raw_infer, start};
 use tidemill_proto::inference::infer_parameter::ParameterChoice;
 use tidemill_proto::inference::model_infer_request::InferRequestedOutputTensor;
 use tidemill_proto::inference::{
-    DataType, InferParameter, ModelConfigRequest, ModelInferRequest, ModelStatisticsRequest, ServerMetadataRequest,
-    SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusRequest, SystemSharedMemoryUnregisterRequest,
+    DataType, InferParameter, InferTensorContents, ModelConfigRequest, ModelInferRequest, ModelStatisticsRequest,
+    ServerMetadataRequest, SystemSharedMemoryRegisterRequest, SystemSharedMemoryStatusRequest,
+    SystemSharedMemoryUnregisterRequest,
 };
 use tidemill_proto::tensor::{decode_fp32, encode_bytes};
 use tidemill_serve::{AdminConfig, ServerConfig};
@@ -50,6 +51,7 @@ async fn a_model_says_how_it_is_configured_and_what_it_has_done() {
     assert_eq!(model.batch_stats[0].batch_size, 3);
     let requests = model.inference_stats.as_ref().unwrap();
     let (success, compute) = (requests.success.unwrap(), requests.compute_infer.unwrap());
+    assert_eq!(requests.compute_input.unwrap().count, compute.count);
     assert!(success.count == 1 && success.ns >= compute.ns && compute.ns > 0, "{requests:?}");
     let unknown = ModelStatisticsRequest { name: "lenght".into(), version: String::new() };
     assert_eq!(client.model_statistics(unknown).await.unwrap_err().code(), Code::NotFound);
@@ -125,11 +127,18 @@ async fn tensors_travel_in_shared_memory_where_the_operator_allows_it() {
         |size| InferRequestedOutputTensor { name: "probabilities".into(), parameters: in_region("tensors", 128, size) };
     asking.outputs = vec![output(16)];
     let answer = client.model_infer(asking.clone()).await.unwrap().into_inner();
-    assert!(answer.raw_output_contents.is_empty() && answer.outputs[0].contents.is_none());
+    assert!(answer.raw_output_contents.len() == 1 && answer.raw_output_contents[0].is_empty());
     assert_eq!(answer.outputs[0].shape, [2, 2]);
     let mut written = [0; 16];
     object.read_exact_at(&mut written, 8 + 128).unwrap();
     assert_eq!(decode_fp32(&written, 4).unwrap(), [0.75, 0.25, 0.1, 0.9]);
+
+    let mut typed = request("", &["a"]);
+    typed.raw_input_contents.clear();
+    typed.inputs[0].contents =
+        Some(InferTensorContents { bytes_contents: vec!["a".into()], ..InferTensorContents::default() });
+    typed.outputs = vec![output(16)];
+    assert!(client.model_infer(typed).await.unwrap_err().message().contains("raw_input_contents"));
 
     asking.outputs = vec![output(15)];
     assert!(client.model_infer(asking.clone()).await.unwrap_err().message().contains("16 bytes"));
@@ -137,7 +146,8 @@ async fn tensors_travel_in_shared_memory_where_the_operator_allows_it() {
     asking.inputs[0].parameters = in_region("tensors", 240, raw.len());
     assert!(client.model_infer(asking.clone()).await.unwrap_err().message().contains("beyond"));
     asking.inputs[0].parameters = in_region("other", 0, raw.len());
-    assert!(client.model_infer(asking.clone()).await.unwrap_err().message().contains("not registered"));
+    let status = client.model_infer(asking.clone()).await.unwrap_err();
+    assert_eq!((status.code(), status.message().contains("\"other\"")), (Code::NotFound, true), "{status:?}");
     // An object that is cut off after it was registered is an error, and the server lives.
     object.set_len(10).unwrap();
     asking.inputs[0].parameters = in_region("tensors", 16, raw.len());
@@ -160,7 +170,12 @@ async fn the_protocol_is_spoken_over_http_in_json_and_in_bytes() {
     assert_eq!(get(address, "/v2/health/live").await.status, 200);
     assert_eq!(get(address, "/v2/health/ready").await.status, 200);
     assert_eq!(get(address, "/v2/models/length/ready").await.status, 200);
-    assert_eq!(get(address, "/v2/models/lenght/ready").await.status, 400);
+    assert_eq!(json("/v2/health/ready").await.1, json!({"ready": true}));
+    assert_eq!(json("/v2/models/length/ready").await.1, json!({"name": "length", "ready": true}));
+    for (path, status) in [("/v2/models/lenght/ready", 400), ("/v2/nothing", 404), ("/v2/models/length/infer", 405)] {
+        let (found, body) = json(path).await;
+        assert!(found == status && body["error"].is_string(), "{path}: {found} {body}");
+    }
     assert_eq!(json("/v2").await.1["name"], "tidemill");
     let (status, model) = json("/v2/models/length/versions/3").await;
     assert_eq!((status, &model["inputs"][0]["name"]), (200, &json!("text")));

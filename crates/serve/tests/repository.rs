@@ -98,6 +98,7 @@ async fn models_are_loaded_and_unloaded_on_request_and_a_bad_one_takes_no_other_
     assert_eq!(server.health("films").await.unwrap(), SERVING);
 
     unload(&server, "books").await.unwrap();
+    unload(&server, "books").await.expect("it is not loaded, as it should be");
     assert_eq!(version(&server, "books").await.unwrap_err().code(), Code::NotFound);
     assert_eq!(server.health("books").await.unwrap(), NOT_SERVING);
     until(|| async { index(&server).await.contains(&line("books", "1", "UNAVAILABLE")) }).await;

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code)]
+#[path = "support/http.rs"]
+mod http;
+#[allow(dead_code)]
 #[path = "support/packages.rs"]
 mod packages;
 #[allow(dead_code)]
@@ -72,7 +75,7 @@ async fn urgent_requests_overtake_those_that_wait_and_no_others() {
     let server = start(ServerConfig { max_batch_size: 1, ..ServerConfig::default() }, vec![source]).await;
     let waiting = async |count: &str| {
         let line = format!("tidemill_requests_waiting{{model=\"sizes\",version=\"3\"}} {count}");
-        while !support::http::get(server.address, "/metrics").await.body.contains(&line) {
+        while !http::get(server.address, "/metrics").await.body.contains(&line) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };

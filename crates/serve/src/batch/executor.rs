@@ -108,7 +108,7 @@ impl<M: BatchModel> Executor<M> {
     fn run(&mut self, batch: Vec<Entry<M::Item, M::Answer>>) {
         let started = Instant::now();
         let items: Vec<&M::Item> = batch.iter().flat_map(|entry| &entry.items).collect();
-        let batch_size = items.len();
+        let batch_size = M::size(&items);
         let result = {
             // A local: dropped before `batch`, which is a parameter.
             let _tell = self.serving.while_it_runs();

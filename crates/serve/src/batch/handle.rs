@@ -123,7 +123,8 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
             let (waited, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Answered { answers: Vec::new(), tokens: 0, waited, computed, batch_size: 0 });
         }
-        let (items, mut request) = (inputs.len(), self.shared.statistics.begin());
+        let items = inputs.iter().map(Input::count).sum();
+        let mut request = self.shared.statistics.begin();
         let result = self.answer_some(inputs, field, admitted).await;
         request.note(items, &result);
         result

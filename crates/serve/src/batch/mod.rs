@@ -33,6 +33,11 @@ pub trait BatchModel: 'static {
     /// Anything that keeps these items from being answered. The server then tries the requests of the batch one by one,
     /// so that a bad one fails alone. The message reaches the caller: it must not repeat what the items say.
     fn answer(&mut self, items: &[&Self::Item]) -> Result<Vec<Self::Answer>, Box<dyn Error + Send + Sync>>;
+
+    /// How large a batch is, as it is counted: its items, unless an item is several.
+    fn size(items: &[&Self::Item]) -> usize {
+        items.len()
+    }
 }
 
 /// An input that was checked and prepared, as by a tokeniser.
@@ -73,6 +78,11 @@ impl<M: BatchModel> Opened<M::Item, M> {
 pub(crate) trait Input: Send + 'static {
     /// About how many bytes a tokeniser has to read.
     fn bytes(&self) -> usize;
+
+    /// As how many it counts.
+    fn count(&self) -> usize {
+        1
+    }
 }
 
 /// How the requests of one model are scheduled.

@@ -55,7 +55,7 @@ pub(crate) fn beside(grpc: Routes, base: Base, metrics: &Arc<Metrics>) -> Routes
 pub(crate) fn refused(path: &str, refusal: &Refusal) -> Response {
     if path.ends_with("/rerank") {
         rerank::refused(refusal)
-    } else if path.starts_with("/v2") {
+    } else if open_inference::is_below(path) {
         open_inference::refused(refusal)
     } else {
         openai::errors::refused(refusal)
@@ -66,7 +66,7 @@ pub(crate) fn refused(path: &str, refusal: &Refusal) -> Response {
 fn status(refusal: &Refusal) -> StatusCode {
     match refusal {
         Refusal::Invalid { .. } | Refusal::TooLong { .. } => StatusCode::BAD_REQUEST,
-        Refusal::UnknownModel { .. } => StatusCode::NOT_FOUND,
+        Refusal::UnknownModel { .. } | Refusal::UnknownRegion { .. } => StatusCode::NOT_FOUND,
         Refusal::Idle(_) | Refusal::TooLate => StatusCode::REQUEST_TIMEOUT,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -114,11 +114,17 @@ async fn unknown(request: Request<axum::body::Body>) -> Response {
     if kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
         return Status::unimplemented("").into_http();
     }
-    openai::errors::not_found()
+    match open_inference::is_below(request.uri().path()) {
+        true => open_inference::not_found(),
+        false => openai::errors::not_found(),
+    }
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
-    openai::errors::wrong_method(&method, uri.path())
+    match open_inference::is_below(uri.path()) {
+        true => open_inference::wrong_method(&method),
+        false => openai::errors::wrong_method(&method, uri.path()),
+    }
 }
 
 /// Seconds since 1970.

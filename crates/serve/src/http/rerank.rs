@@ -62,7 +62,7 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         | Refusal::TooLarge { .. }
         | Refusal::HeadTooLarge { .. }
         | Refusal::TooLate => "Validation",
-        Refusal::UnknownModel { .. } => "NotFound",
+        Refusal::UnknownModel { .. } | Refusal::UnknownRegion { .. } => "NotFound",
         Refusal::Unauthenticated { .. } | Refusal::Forbidden { .. } => "Unauthorized",
         Refusal::QueueFull { .. }
         | Refusal::TooManyRequests { .. }

@@ -180,11 +180,13 @@ impl Repository {
         loading.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 
-    /// Lets go of a model: it takes no more requests, and ends when those that it has are answered.
+    /// Lets go of a model: it takes no more requests, and ends when those that it has are answered. One that is not loaded
+    /// is as it should be.
     pub(crate) async fn unload(&self, name: &str) -> Result<(), Refusal> {
         let mut loaded = self.shared.loaded.lock().await;
         match self.let_go(&mut loaded, name).await {
             Some(_) => Ok(()),
+            None if self.names().await.map_err(|error| self.unreadable(&error))?.contains(name) => Ok(()),
             None => Err(self.unknown(name).await),
         }
     }
@@ -400,7 +402,7 @@ impl Repository {
             Some(nearest) => format!("did you mean {nearest:?}?"),
             None => "the index of the repository lists what there is".to_owned(),
         };
-        let message = format!("the repository has no model {name:?}, or it is not loaded; {hint}");
+        let message = format!("the repository has no model {name:?}; {hint}");
         Refusal::UnknownModel { name, message }
     }
 

@@ -8,8 +8,8 @@ use tidemill_proto::v1::{self, ChatAnswer, ChatMessage, ChatRequest, ChatRespons
 use tonic::{Request, Response, Status};
 
 use super::generation::{
-    answer_number, finish, finish_on_the_wire, format, pieces, sampling, start, tokens_on_the_wire, usage_on_the_wire,
-    wants_logprobs,
+    answer_number, finish, finish_on_the_wire, format, in_messages, pieces, sampling, start, tokens_on_the_wire,
+    usage_on_the_wire, wants_logprobs,
 };
 use super::{Base, admitted};
 use crate::admitted::Admitted;
@@ -39,7 +39,8 @@ async fn begin(
     }
     let tools = request.tools.into_iter().enumerate().map(|(index, tool)| described(index, tool));
     let format = request.format.map(format).transpose()?.flatten();
-    let plan = ToolPlan::new(tools.collect::<Result<_, _>>()?, &choice(request.tool_choice), format, true)?;
+    let tools = tools.collect::<Result<_, _>>()?;
+    let plan = ToolPlan::new(tools, &choice(request.tool_choice), format, true).map_err(in_messages)?;
     let template_arguments = match request.template_arguments.as_str() {
         "" => Map::new(),
         text => {
@@ -59,7 +60,7 @@ async fn begin(
         format: plan.format,
         turn: admitted.turn(),
     };
-    let generation = start(method, model, request, admitted).await?;
+    let generation = start(method, model, request, admitted).await.map_err(in_messages)?;
     Ok((model.clone(), generation, plan.reader))
 }
 

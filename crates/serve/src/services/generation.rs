@@ -112,7 +112,7 @@ async fn begin(
     sampling.echo = request.echo;
     let format = request.format.map(format).transpose()?.flatten();
     let request = generation::GenerateRequest { input, sampling, format, turn: admitted.turn() };
-    let generation = start(method, model, request, admitted).await?;
+    let generation = start(method, model, request, admitted).await.map_err(in_messages)?;
     Ok((model.clone(), generation))
 }
 
@@ -145,6 +145,23 @@ pub(super) fn sampling(defaults: SamplingConfig, wire: Option<v1::Sampling>) -> 
         ..defaults
     };
     if asks_for_beams { sampling } else { sampling.yielding_beams() }
+}
+
+/// A refusal that names the field as the typed messages have it: sampling is a message of its own there, and some of its
+/// fields have names of their own.
+pub(super) fn in_messages(refusal: Refusal) -> Refusal {
+    let Refusal::Invalid { field, problem } = refusal else { return refusal };
+    let is_of_sampling =
+        serde_json::to_value(SamplingConfig::default()).is_ok_and(|known| known.get(field.as_str()).is_some());
+    let field = match field.as_str() {
+        "n" => "sampling.answers".to_owned(),
+        "stop_token_ids" => "sampling.stop_tokens".to_owned(),
+        "ignore_eos" => "sampling.ignore_end".to_owned(),
+        "response_format" => "format".to_owned(),
+        _ if is_of_sampling => format!("sampling.{field}"),
+        _ => field,
+    };
+    Refusal::Invalid { field, problem }
 }
 
 /// What the answer must look like.

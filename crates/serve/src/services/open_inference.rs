@@ -56,6 +56,9 @@ const EXTENSIONS: [&str; 6] = [
 const PRIORITY: &str = "priority";
 /// Parameters of a request that say how a stream is to be answered, not how a model is to be run.
 const OF_STREAMS: [&str; 1] = ["triton_enable_empty_final_response"];
+/// Parameters by which Triton's clients say how a request is to be scheduled. They are no model's; all but the
+/// priority are passed over.
+const OF_SCHEDULING: [&str; 5] = [PRIORITY, "sequence_end", "sequence_id", "sequence_start", "timeout"];
 /// The parameter of an answer that tells whether it is the last to its request.
 const FINAL: &str = "triton_final_response";
 
@@ -359,7 +362,7 @@ fn prioritised(request: &ModelInferRequest, admitted: &Admitted) -> Result<Admit
     Ok(Admitted { priority: admitted.caller.priority(Some(asked)), ..admitted.clone() })
 }
 
-// Those that are the model's own.
+// What a request says to its model.
 fn parameters(given: &BTreeMap<String, InferParameter>) -> Map<String, Value> {
     let value = |parameter: &InferParameter| match &parameter.parameter_choice {
         None => Value::Null,
@@ -369,8 +372,8 @@ fn parameters(given: &BTreeMap<String, InferParameter>) -> Map<String, Value> {
         Some(ParameterChoice::DoubleParam(value)) => json!(value),
         Some(ParameterChoice::Uint64Param(value)) => json!(value),
     };
-    let of_model = given.iter().filter(|(name, _)| *name != PRIORITY);
-    of_model.map(|(name, parameter)| (name.clone(), value(parameter))).collect()
+    let of_models = given.iter().filter(|(name, _)| !OF_SCHEDULING.contains(&name.as_str()));
+    of_models.map(|(name, parameter)| (name.clone(), value(parameter))).collect()
 }
 
 fn answered(response: ModelInferResponse) -> ModelStreamInferResponse {

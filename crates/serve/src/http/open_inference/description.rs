@@ -1,6 +1,7 @@
 //! What models are and what they have done, as JSON: the public names of the messages' fields.
 
 use serde_json::{Map, Value, json};
+use tidemill_proto::inference::model_config::SchedulingChoice;
 use tidemill_proto::inference::model_instance_group::Kind;
 use tidemill_proto::inference::model_metadata_response::TensorMetadata;
 use tidemill_proto::inference::{
@@ -38,7 +39,7 @@ pub(super) fn config(config: &ModelConfig) -> Value {
             "decoupled": config.model_transaction_policy.as_ref().is_some_and(|policy| policy.decoupled),
         },
     });
-    if let Some(batching) = &config.dynamic_batching {
+    if let Some(SchedulingChoice::DynamicBatching(batching)) = &config.scheduling_choice {
         described["dynamic_batching"] = json!({
             "preferred_batch_size": batching.preferred_batch_size,
             "max_queue_delay_microseconds": batching.max_queue_delay_microseconds,

@@ -56,12 +56,13 @@ struct OutputFields {
     parameters: Map<String, Value>,
 }
 
-/// Which outputs are wanted as bytes.
+/// In which form outputs are wanted: which of them as bytes, and which are in shared memory.
 #[derive(Debug, PartialEq)]
 struct Wanted {
     all: bool,
     some: BTreeSet<String>,
     none: BTreeSet<String>,
+    elsewhere: BTreeSet<String>,
 }
 
 impl Wanted {
@@ -139,7 +140,7 @@ fn read(named: Named, body: Bytes, header: Option<usize>) -> Result<(ModelInferR
     }
     let mut parameters = fields.parameters;
     let all = parameters.remove(BINARY_OUTPUT).and_then(|value| value.as_bool()).unwrap_or_default();
-    let mut wanted = Wanted { all, some: BTreeSet::new(), none: BTreeSet::new() };
+    let mut wanted = Wanted { all, some: BTreeSet::new(), none: BTreeSet::new(), elsewhere: BTreeSet::new() };
     request.parameters = converted(parameters, "parameters")?;
     for (index, output) in fields.outputs.into_iter().enumerate() {
         let OutputFields { name, mut parameters } = output;
@@ -147,6 +148,9 @@ fn read(named: Named, body: Bytes, header: Option<usize>) -> Result<(ModelInferR
             Some(true) => drop(wanted.some.insert(name.clone())),
             Some(false) => drop(wanted.none.insert(name.clone())),
             None => {}
+        }
+        if parameters.contains_key(REGION) {
+            wanted.elsewhere.insert(name.clone());
         }
         let parameters = converted(parameters, &format!("outputs[{index}].parameters"))?;
         request.outputs.push(InferRequestedOutputTensor { name, parameters });
@@ -184,8 +188,8 @@ fn write(response: ModelInferResponse, wanted: &Wanted) -> Result<Response, Refu
         let InferOutputTensor { name, datatype, shape, parameters, .. } = output;
         let mut parameters = plain(parameters);
         let mut tensor = json!({"name": name, "datatype": datatype, "shape": shape});
-        if !parameters.contains_key(REGION) {
-            let raw = contents.next().unwrap_or_default();
+        let raw = contents.next().unwrap_or_default();
+        if !wanted.elsewhere.contains(&name) {
             let kind: Option<Datatype> = datatype.parse().ok();
             // Bytes of a type that JSON has no form of, and of texts that are none, can only be sent as they are.
             let listed = match kind {

@@ -39,7 +39,7 @@ pub(super) fn routes() -> Router<Http> {
     ];
     let router = Router::new()
         .route("/v2", get(server))
-        .route("/v2/health/live", get(async || StatusCode::OK))
+        .route("/v2/health/live", get(live))
         .route("/v2/health/ready", get(ready))
         .route("/v2/models/stats", get(all_statistics))
         .route("/v2/repository/index", post(index))
@@ -112,16 +112,36 @@ impl IntoResponse for Refused {
             Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (status, Json(Problem { error: refused.message() })).into_response()
+        problem(status, refused.message())
     }
 }
 
 /// What is answered in the place of an answer.
 pub(super) fn refused(refusal: &Refusal) -> Response {
-    let mut response = (status(refusal), Json(Problem { error: &refusal.to_string() })).into_response();
+    let mut response = problem(status(refusal), &refusal.to_string());
     response.extensions_mut().insert(Reason(refusal.reason()));
     advise(&mut response, refusal);
     response
+}
+
+/// Whether a path is one of this protocol's, there or not.
+pub(super) fn is_below(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/")
+}
+
+/// No such path.
+pub(super) fn not_found() -> Response {
+    problem(StatusCode::NOT_FOUND, "there is nothing at this path; GET /v2 lists the extensions that there are")
+}
+
+/// A path that is asked in another way than it answers.
+pub(super) fn wrong_method(method: &Method) -> Response {
+    let other = if *method == Method::POST { "GET" } else { "POST" };
+    problem(StatusCode::METHOD_NOT_ALLOWED, &format!("this path answers {other}, not {method}"))
+}
+
+fn problem(status: StatusCode, error: &str) -> Response {
+    (status, Json(Problem { error })).into_response()
 }
 
 /// The model that a path names; of which version, where it says so.
@@ -156,23 +176,28 @@ async fn server(State(http): State<Http>) -> Result<Json<Value>, Refused> {
     Ok(Json(json!({"name": server.name, "version": server.version, "extensions": server.extensions})))
 }
 
-// The protocol has a status below 500 for what is not ready.
-fn readiness(ready: bool) -> StatusCode {
-    if ready { StatusCode::OK } else { StatusCode::BAD_REQUEST }
+async fn live() -> Json<Value> {
+    Json(json!({"live": true}))
 }
 
-async fn ready(State(http): State<Http>) -> Result<StatusCode, Refused> {
-    Ok(readiness(http.base.server_ready(asked(ServerReadyRequest {}, None)).await?.into_inner().ready))
+// The protocol has a status below 500 for what is not ready. Triton's clients look at the status, KServe's at the answer.
+fn not_ready(what: &str) -> Response {
+    problem(StatusCode::BAD_REQUEST, &format!("the {what} is not ready"))
+}
+
+async fn ready(State(http): State<Http>) -> Result<Response, Refused> {
+    let ready = http.base.server_ready(asked(ServerReadyRequest {}, None)).await?.into_inner().ready;
+    Ok(if ready { Json(json!({"ready": true})).into_response() } else { not_ready("server") })
 }
 
 async fn model_ready(
     State(http): State<Http>,
     Path(named): Path<Named>,
     request: Request<Body>,
-) -> Result<StatusCode, Refused> {
-    let asking = ModelReadyRequest { name: named.model, version: named.version };
+) -> Result<Response, Refused> {
+    let asking = ModelReadyRequest { name: named.model.clone(), version: named.version };
     let ready = http.base.model_ready(asked(asking, admitted(&request).as_ref())).await?.into_inner().ready;
-    Ok(readiness(ready))
+    Ok(if ready { Json(json!({"name": named.model, "ready": true})).into_response() } else { not_ready("model") })
 }
 
 async fn model(

@@ -27,7 +27,7 @@ struct Details {
 impl From<&Refusal> for ErrorObject {
     fn from(refusal: &Refusal) -> ErrorObject {
         let (kind, code) = match refusal {
-            Refusal::Invalid { .. } => ("invalid_request_error", None),
+            Refusal::Invalid { .. } | Refusal::UnknownRegion { .. } => ("invalid_request_error", None),
             Refusal::TooLong { .. } => ("invalid_request_error", Some("context_length_exceeded")),
             Refusal::TooLarge { .. } | Refusal::HeadTooLarge { .. } => {
                 ("invalid_request_error", Some("request_too_large"))

@@ -1,5 +1,6 @@
 //! A model's configuration as Triton's clients read it. Nothing of it is read here: it says how things are.
 
+use tidemill_proto::inference::model_config::SchedulingChoice;
 use tidemill_proto::inference::model_instance_group::Kind;
 use tidemill_proto::inference::model_metadata_response::TensorMetadata;
 use tidemill_proto::inference::{
@@ -33,7 +34,7 @@ pub(super) fn of(model: &Model) -> ModelConfig {
         input: input.collect(),
         output: output.collect(),
         instance_group: vec![ModelInstanceGroup { name: info.name.clone(), count: instances, kind: Kind::Cpu.into() }],
-        dynamic_batching: Some(schedule.map_or_else(ModelDynamicBatching::default, batching)),
+        scheduling_choice: Some(SchedulingChoice::DynamicBatching(schedule.map(batching).unwrap_or_default())),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: matches!(model, Model::Generator(_)) }),
         ..ModelConfig::default()
     }

@@ -50,7 +50,6 @@ struct Region {
 #[derive(Debug)]
 pub(super) struct Target {
     output: String,
-    name: String,
     region: Arc<Region>,
     offset: u64,
     size: u64,
@@ -105,7 +104,7 @@ impl Regions {
     pub(super) fn status(&self, name: &str) -> Result<BTreeMap<String, RegionStatus>, Refusal> {
         let regions = lock(&self.by_name);
         if !name.is_empty() && !regions.contains_key(name) {
-            return Err(Refusal::invalid("name", "is not registered"));
+            return Err(unknown(name));
         }
         let wanted = regions.iter().filter(|(own, _)| name.is_empty() || name == *own);
         let status = |(name, region): (&String, &Arc<Region>)| {
@@ -125,8 +124,8 @@ impl Regions {
         let mut targets = Vec::new();
         for (index, output) in request.outputs.iter_mut().enumerate() {
             let field = format!("outputs[{index}].parameters");
-            if let Some((name, region, offset, size)) = self.place(&mut output.parameters, &field)? {
-                targets.push(Target { output: output.name.clone(), name, region, offset, size });
+            if let Some((region, offset, size)) = self.place(&mut output.parameters, &field)? {
+                targets.push(Target { output: output.name.clone(), region, offset, size });
             }
         }
         Ok(targets)
@@ -138,7 +137,7 @@ impl Regions {
         for (index, input) in request.inputs.iter_mut().enumerate() {
             let field = format!("inputs[{index}].parameters");
             let bytes = match self.place(&mut input.parameters, &field)? {
-                Some((_, region, offset, size)) => {
+                Some((region, offset, size)) => {
                     let count = usize::try_from(size).ok().filter(|count| *count <= left);
                     let count = count.ok_or(Refusal::TooLarge { max })?;
                     left -= count;
@@ -159,12 +158,7 @@ impl Regions {
     }
 
     // The region that a tensor names, where its bytes begin in the object, and how many there are.
-    #[allow(clippy::type_complexity)]
-    fn place(
-        &self,
-        parameters: &mut Parameters,
-        field: &str,
-    ) -> Result<Option<(String, Arc<Region>, u64, u64)>, Refusal> {
+    fn place(&self, parameters: &mut Parameters, field: &str) -> Result<Option<(Arc<Region>, u64, u64)>, Refusal> {
         let Some(name) = parameters.remove(REGION) else { return Ok(None) };
         let wrong = |problem: String| Refusal::invalid(field, problem);
         let Some(ParameterChoice::StringParam(name)) = name.parameter_choice else {
@@ -180,39 +174,40 @@ impl Regions {
         };
         let (offset, size) = (number(OFFSET)?.unwrap_or_default(), number(SIZE)?);
         let region = lock(&self.by_name).get(&name).cloned();
-        let region = region.ok_or_else(|| wrong("names a region that is not registered".to_owned()))?;
+        let region = region.ok_or_else(|| unknown(&name))?;
         let size = size.ok_or_else(|| wrong(format!("has {REGION}, but not {SIZE}")))?;
         if offset.checked_add(size).is_none_or(|end| end > region.size) {
             return Err(wrong(format!("goes beyond the region's {} bytes", region.size)));
         }
         let offset = region.offset.saturating_add(offset);
-        Ok(Some((name, region, offset, size)))
+        Ok(Some((region, offset, size)))
     }
 }
 
-/// Moves outputs to where they are wanted; they have no contents in the answer then. The answer must be raw.
+fn unknown(name: &str) -> Refusal {
+    Refusal::UnknownRegion { name: name.chars().take(80).collect() }
+}
+
+/// Moves outputs to where they are wanted; their contents in the answer are empty then. The answer must be raw.
 pub(super) fn deliver(targets: Vec<Target>, response: &mut ModelInferResponse) -> Result<(), Refusal> {
     if targets.is_empty() {
         return Ok(());
     }
-    let contents = std::mem::take(&mut response.raw_output_contents);
-    for (output, bytes) in response.outputs.iter_mut().zip(contents) {
-        let Some(target) = targets.iter().find(|target| target.output == output.name) else {
-            response.raw_output_contents.push(bytes);
-            continue;
-        };
+    if response.raw_output_contents.len() != response.outputs.len() {
+        let problem = "go to shared memory, and the request has typed contents; send raw_input_contents";
+        return Err(Refusal::invalid("outputs", problem));
+    }
+    for (output, bytes) in response.outputs.iter().zip(&mut response.raw_output_contents) {
+        let Some(target) = targets.iter().find(|target| target.output == output.name) else { continue };
         let wrong = |problem: String| Refusal::invalid(format!("outputs: {}", output.name), problem);
         let size = bytes.len() as u64;
         if size > target.size {
             return Err(wrong(format!("has {size} bytes, and its place in shared memory {}", target.size)));
         }
-        let written = target.region.file.write_all_at(&bytes, target.offset);
+        let written = target.region.file.write_all_at(bytes, target.offset);
         written.map_err(|error| wrong(format!("cannot be written to shared memory: {error}")))?;
-        let string = |text: &str| ParameterChoice::StringParam(text.to_owned());
-        let size = ParameterChoice::Int64Param(i64::try_from(size).unwrap_or(i64::MAX));
-        for (key, value) in [(REGION, string(&target.name)), (SIZE, size)] {
-            output.parameters.insert(key.to_owned(), InferParameter { parameter_choice: Some(value) });
-        }
+        // Clients count the contents by their outputs.
+        bytes.clear();
     }
     Ok(())
 }
