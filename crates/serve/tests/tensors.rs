@@ -101,10 +101,10 @@ async fn the_identity_model_gives_back_typed_contents_and_parameters() {
     let parameter = InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(7)) };
     for (datatype, contents) in cases {
         let mut request = typed(input("x", datatype, &[2]), contents.clone());
-        request.parameters.insert("priority".into(), parameter.clone());
+        request.parameters.insert("rank".into(), parameter.clone());
         let answer = client.model_infer(request).await.unwrap().into_inner();
         assert_eq!(answer.outputs[0].contents, Some(contents), "{datatype}");
-        assert_eq!(answer.parameters["priority"], parameter);
+        assert_eq!(answer.parameters["rank"], parameter);
         assert!(answer.raw_output_contents.is_empty());
     }
     // A tensor without elements needs no contents.
