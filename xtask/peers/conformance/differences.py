@@ -6,6 +6,7 @@ difference fails.
 """
 
 import json
+import pathlib
 import urllib.error
 import urllib.request
 
@@ -14,7 +15,7 @@ import numpy
 import tritonclient.utils.shared_memory as regions
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cases import Different, case, run
+from cases import Different, case, holds, run
 
 # Cases that differ, and the row of the table in docs/SERVING.md that says why.
 DEFENDED = {
@@ -48,6 +49,16 @@ DEFENDED = {
     "HTTP: a number as a boolean": "what a caller has wrong",
     "HTTP: a fraction as an integer": "what a caller has wrong",
 }
+
+
+DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs/SERVING.md"
+
+
+@case("what differs is told in docs/SERVING.md")
+def told(arguments):
+    section = DOCUMENT.read_text().partition("### Where Triton answers differently")[2].partition("\n## ")[0]
+    for row in set(DEFENDED.values()):
+        holds(f"| {row} |" in section, f"there is no row {row!r}")
 
 
 class Peer:
