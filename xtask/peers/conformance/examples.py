@@ -127,7 +127,7 @@ def node_modules(folder):
     if not place.exists():
         shutil.copytree(ROOT / "proto", folder / "proto")
         shutil.copytree(JAVASCRIPT, place, ignore=shutil.ignore_patterns("node_modules"))
-        output([program("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", place], folder)
+        output([program("npm"), "install", "--no-audit", "--no-fund", "--prefix", place], folder)
     return place
 
 
