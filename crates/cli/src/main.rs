@@ -10,7 +10,7 @@ mod texts;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    bench, chat, completions, convert, data, embed, eval, generate, inspect, key, new, predict, serve, train,
+    bench, chat, completions, convert, data, embed, eval, generate, health, inspect, key, new, predict, serve, train,
 };
 
 /// Raw data or a checkpoint in, a fast, guarded endpoint out.
@@ -59,6 +59,7 @@ enum Command {
     Chat(Box<chat::Arguments>),
     Convert(convert::Arguments),
     Serve(serve::Arguments),
+    Health(health::Arguments),
     Bench(bench::Arguments),
     Key(key::Arguments),
     Inspect(inspect::Arguments),
@@ -80,6 +81,7 @@ fn main() -> std::process::ExitCode {
         Command::Chat(arguments) => chat::run(*arguments, json),
         Command::Convert(arguments) => convert::run(arguments, json),
         Command::Serve(arguments) => serve::run(arguments, json),
+        Command::Health(arguments) => health::run(arguments, json),
         Command::Bench(arguments) => bench::run(arguments, json),
         Command::Key(arguments) => key::run(arguments, json),
         Command::Inspect(arguments) => inspect::run(arguments, json),

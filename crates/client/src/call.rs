@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures::{Stream, StreamExt as _};
 use prost::Message;
 use rand::Rng as _;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -58,9 +59,36 @@ impl Client {
             let (grpc, head) = call.next_try()?;
             let sent = call.in_time(begun::<Q, A>(grpc, path, head.map(|()| request.clone()))).await;
             match sent {
-                Ok(Ok((first, rest))) => return Ok(Pieces::new(first, rest, call.end, call, place)),
+                Ok(Ok((first, rest))) => return Ok(Pieces::begun(first, rest, call, place)),
                 failure => call.pause_after(failure.map(Result::err)).await?,
             }
+        }
+    }
+
+    /// Calls a method that answers a stream of requests by a stream. Comes back as soon as the server takes the call;
+    /// `requests` is read as the server reads, and its end is told to the server. It is tried once: what was taken from
+    /// `requests` cannot be taken again.
+    ///
+    /// # Errors
+    /// Every [`ClientError`] of a call; later ones come by the stream.
+    pub async fn call_streams<Q, A>(
+        &self,
+        path: &'static str,
+        requests: impl Stream<Item = Q> + Send + 'static,
+    ) -> Result<Pieces<A>, ClientError>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let (mut call, place) = Call::begin(self).await?;
+        let (grpc, head) = call.next_try()?;
+        // Requests that may still come hold the call open: they end when nobody waits for answers any more.
+        let (awaited, given_up) = oneshot::channel();
+        let requests = requests.take_until(given_up);
+        match call.in_time(opened::<Q, A>(grpc, path, head.map(|()| requests))).await {
+            Ok(Ok(answers)) => Ok(Pieces::open(answers, call, place).answering(awaited)),
+            Ok(Err(status)) => Err(call.failed(status)),
+            Err(TooLate) => Err(call.too_late()),
         }
     }
 }
@@ -90,12 +118,27 @@ where
     Ok((rest.message().await?, rest))
 }
 
+/// A stream for a stream of requests, before its first message.
+async fn opened<Q, A>(
+    mut grpc: Grpc<Channel>,
+    path: &'static str,
+    requests: Request<impl Stream<Item = Q> + Send + 'static>,
+) -> Result<Streaming<A>, Status>
+where
+    Q: Message + 'static,
+    A: Message + Default + 'static,
+{
+    grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+    let codec = ProstCodec::<Q, A>::default();
+    Ok(grpc.streaming(requests, PathAndQuery::from_static(path), codec).await?.into_inner())
+}
+
 /// A call under way.
 #[derive(Debug)]
 pub(crate) struct Call {
     client: Client,
     id: MetadataValue<Ascii>,
-    end: Option<Instant>,
+    pub(crate) end: Option<Instant>,
     tries: u32,
 }
 

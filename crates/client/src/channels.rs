@@ -1,14 +1,21 @@
-//! The pool: a fixed number of HTTP/2 connections in turn, and a bound on the calls that are open on all of them.
+//! The pool: a fixed number of HTTP/2 connections in turn, in the clear or over TLS, and a bound on the calls that are open on
+//! all of them.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{ClientError, innermost};
 use crate::options::ClientOptions;
+use crate::tls::Tls;
 
 const USER_AGENT: &str = concat!("tidemill-client/", env!("CARGO_PKG_VERSION"));
 /// Asks whether the other end is still there, while calls are open.
@@ -28,20 +35,20 @@ pub(crate) struct Channels {
 impl Channels {
     /// Connections that come about with the first call each; within a tokio runtime.
     pub(crate) fn lazy(address: &str, options: &ClientOptions) -> Result<Channels, ClientError> {
-        let endpoint = endpoint(address, options)?;
-        let channels = (0..options.connections).map(|_| endpoint.connect_lazy()).collect();
+        let way = Way::to(address, options)?;
+        let channels = (0..options.connections).map(|_| way.lazy()).collect();
         Ok(Channels::new(channels, address, options))
     }
 
     /// The same, but the first connection is made now, so that a wrong address is noticed now.
     pub(crate) async fn connect(address: &str, options: &ClientOptions) -> Result<Channels, ClientError> {
-        let endpoint = endpoint(address, options)?;
-        let connected = tokio::time::timeout(options.connect_timeout, endpoint.connect()).await;
+        let way = Way::to(address, options)?;
+        let connected = tokio::time::timeout(options.connect_timeout, way.connect()).await;
         let unreachable = |reason| ClientError::Unreachable { address: address.to_owned(), reason };
         let first = connected
             .map_err(|_| unreachable(format!("no connection within {} s", options.connect_timeout.as_secs_f64())))?
             .map_err(|error| unreachable(innermost(&error)))?;
-        let others = (1..options.connections).map(|_| endpoint.connect_lazy());
+        let others = (1..options.connections).map(|_| way.lazy());
         Ok(Channels::new(std::iter::once(first).chain(others).collect(), address, options))
     }
 
@@ -68,30 +75,74 @@ impl Channels {
     }
 }
 
-fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, ClientError> {
-    options.check()?;
-    let wrong = |problem: &str| ClientError::Address { address: address.to_owned(), problem: problem.to_owned() };
-    let url = match address.split_once("://") {
-        None => format!("http://{address}"),
-        Some(("http", _)) => address.to_owned(),
-        Some(("https", _)) => return Err(wrong("asks for TLS, which this client does not speak; write HOST:PORT")),
-        Some(_) => return Err(wrong("has a scheme other than http; write HOST:PORT, such as 127.0.0.1:8080")),
-    };
-    let uri = url.parse::<tonic::codegen::http::Uri>().ok();
-    let has_port = |uri: &tonic::codegen::http::Uri| uri.port().is_some() && uri.host().is_some_and(|h| !h.is_empty());
-    if !uri.is_some_and(|uri| has_port(&uri)) {
-        return Err(wrong("is not HOST:PORT, such as 127.0.0.1:8080"));
+/// The way to a server: its address and how it is spoken to.
+#[derive(Debug)]
+struct Way {
+    endpoint: Endpoint,
+    tls: Option<Tls>,
+}
+
+impl Way {
+    fn to(address: &str, options: &ClientOptions) -> Result<Way, ClientError> {
+        options.check()?;
+        let wrong = |problem: &str| ClientError::Address { address: address.to_owned(), problem: problem.to_owned() };
+        let url = match (address.split_once("://"), &options.tls) {
+            (None, None) => format!("http://{address}"),
+            (None, Some(_)) => format!("https://{address}"),
+            (Some(("http", _)), None) | (Some(("https", _)), Some(_)) => address.to_owned(),
+            (Some(("https", _)), None) => {
+                return Err(wrong("asks for TLS; say which authorities are believed (ClientOptions::tls, --ca FILE)"));
+            }
+            (Some(("http", _)), Some(_)) => return Err(wrong("is in the clear, but TLS is asked for; write https://")),
+            _ => return Err(wrong("has a scheme other than http and https; write HOST:PORT, such as 127.0.0.1:8080")),
+        };
+        let is_whole = |uri: &Uri| uri.port().is_some() && uri.host().is_some_and(|host| !host.is_empty());
+        if !url.parse::<Uri>().is_ok_and(|uri| is_whole(&uri)) {
+            return Err(wrong("is not HOST:PORT, such as 127.0.0.1:8080"));
+        }
+        let endpoint = Endpoint::from_shared(url)
+            .map_err(|error| wrong(&format!("cannot be used: {}", innermost(&error))))?
+            .user_agent(USER_AGENT)
+            .map_err(|error| wrong(&format!("cannot be used: {}", innermost(&error))))?
+            .connect_timeout(options.connect_timeout)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(options.connect_timeout);
+        Ok(Way { endpoint, tls: options.tls.clone() })
     }
-    Ok(Endpoint::from_shared(url)
-        .map_err(|error| wrong(&format!("cannot be used: {}", innermost(&error))))?
-        .user_agent(USER_AGENT)
-        .map_err(|error| wrong(&format!("cannot be used: {}", innermost(&error))))?
-        .connect_timeout(options.connect_timeout)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(options.connect_timeout))
+
+    fn lazy(&self) -> Channel {
+        match &self.tls {
+            None => self.endpoint.connect_lazy(),
+            Some(tls) => self.endpoint.connect_with_connector_lazy(secure(tls.clone())),
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        match &self.tls {
+            None => self.endpoint.connect().await,
+            Some(tls) => self.endpoint.connect_with_connector(secure(tls.clone())).await,
+        }
+    }
+}
+
+/// What makes connections over TLS.
+fn secure(
+    tls: Tls,
+) -> impl tower::Service<Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = io::Error, Future: Send> + Send + 'static
+{
+    tower::service_fn(move |uri: Uri| {
+        let tls = tls.clone();
+        async move {
+            let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or_default());
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            let socket = TcpStream::connect((bare, port)).await?;
+            socket.set_nodelay(true)?;
+            Ok::<_, io::Error>(TokioIo::new(tls.connect(bare, socket).await?))
+        }
+    })
 }
 
 #[cfg(test)]
@@ -101,9 +152,9 @@ mod tests {
 
     #[test]
     fn addresses_are_checked_before_anything_is_sent() {
-        let problem = |address| endpoint(address, &ClientOptions::default()).unwrap_err().to_string();
-        assert!(endpoint("localhost:8080", &ClientOptions::default()).is_ok());
-        assert!(endpoint("http://[::1]:8080", &ClientOptions::default()).is_ok());
+        let problem = |address| Way::to(address, &ClientOptions::default()).unwrap_err().to_string();
+        assert!(Way::to("localhost:8080", &ClientOptions::default()).is_ok());
+        assert!(Way::to("http://[::1]:8080", &ClientOptions::default()).is_ok());
         assert!(problem("localhost").contains("HOST:PORT"));
         assert!(problem("a b:1").contains("HOST:PORT"));
         assert!(problem("https://localhost:1").contains("TLS"));

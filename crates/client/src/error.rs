@@ -26,12 +26,20 @@ pub enum ClientError {
         /// What is wrong and what to write.
         problem: String,
     },
+    /// What TLS is to be spoken with cannot be used.
+    #[error("TLS: {what} {problem}")]
+    Tls {
+        /// Which part.
+        what: &'static str,
+        /// What is wrong and what to give.
+        problem: String,
+    },
     /// Nothing answers there.
     #[error("no server answers at {address}: {reason}")]
     Unreachable {
         /// Where.
         address: String,
-        /// The operating system's reason.
+        /// The reason of the operating system or of TLS.
         reason: String,
     },
     /// The server, or the connection to it, gave a status in the place of an answer.
@@ -60,7 +68,7 @@ impl ClientError {
     /// The gRPC code that stands for it.
     pub fn code(&self) -> Code {
         match self {
-            ClientError::Address { .. } | ClientError::Option { .. } => Code::InvalidArgument,
+            ClientError::Address { .. } | ClientError::Option { .. } | ClientError::Tls { .. } => Code::InvalidArgument,
             ClientError::Unreachable { .. } => Code::Unavailable,
             ClientError::Refused { status, .. } => status.code(),
             ClientError::DeadlineExceeded { .. } => Code::DeadlineExceeded,

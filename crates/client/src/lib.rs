@@ -1,7 +1,7 @@
 //! A client of Tidemill's own services and of every server of the Open Inference Protocol.
 //!
 //! Owns what every caller would write again: a bounded pool of connections, tries with growing pauses, one deadline over
-//! all of them, streams of pieces, keys and request ids. Knows nothing of models; the messages are those of
+//! all of them, streams of pieces, TLS, keys and request ids. Knows nothing of models; the messages are those of
 //! `tidemill-proto`, which documents them.
 //!
 //! ```no_run
@@ -40,6 +40,7 @@ mod pieces;
 mod retry;
 mod tasks;
 mod tensors;
+mod tls;
 
 pub use client::Client;
 pub use error::ClientError;
@@ -48,4 +49,5 @@ pub use pieces::Pieces;
 pub use retry::RetryPolicy;
 pub use tensors::{Infer, Output, OutputError};
 pub use tidemill_proto::{inference, tensor, v1};
+pub use tls::Tls;
 pub use tonic::Code;

@@ -1,13 +1,15 @@
 //! The methods of the Open Inference Protocol. Their messages are documented in `proto/inference/grpc_service.proto`.
 
+use futures::{Stream, StreamExt as _};
 use tidemill_proto::inference::{
     ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
-    ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
-    ServerReadyRequest, ServerReadyResponse,
+    ModelReadyResponse, ModelStreamInferResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
 
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::pieces::Pieces;
 
 impl Client {
     /// Whether the process is alive.
@@ -46,5 +48,13 @@ impl Client {
     /// Runs a model. [`Infer`](crate::Infer) writes the request, [`Output`](crate::Output) reads the answer.
     pub async fn infer(&self, request: impl Into<ModelInferRequest>) -> Result<ModelInferResponse, ClientError> {
         self.call("/inference.GRPCInferenceService/ModelInfer", request.into()).await
+    }
+    /// Runs a model on a stream of requests, by Triton's extension of the protocol. Each answer holds a response or, in
+    /// `error_message`, why there is none; a model that writes text gives several for a request, the last of which says so.
+    pub async fn infer_stream<R: Into<ModelInferRequest> + 'static>(
+        &self,
+        requests: impl Stream<Item = R> + Send + 'static,
+    ) -> Result<Pieces<ModelStreamInferResponse>, ClientError> {
+        self.call_streams("/inference.GRPCInferenceService/ModelStreamInfer", requests.map(Into::into)).await
     }
 }

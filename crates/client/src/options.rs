@@ -6,6 +6,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::error::ClientError;
 use crate::retry::RetryPolicy;
+use crate::tls::Tls;
 
 /// The most connections of one client.
 const MOST_CONNECTIONS: usize = 256;
@@ -27,6 +28,8 @@ pub struct ClientOptions {
     pub retry: RetryPolicy,
     /// Sent as `authorization: Bearer KEY`. Default: none. It is never printed.
     pub api_key: Option<String>,
+    /// How TLS is spoken, with `https://HOST:PORT`. Default: not at all.
+    pub tls: Option<Tls>,
     /// Most bytes of one message that is received. Default 64 MiB.
     pub max_message_bytes: usize,
 }
@@ -40,6 +43,7 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(5),
             retry: RetryPolicy::default(),
             api_key: None,
+            tls: None,
             max_message_bytes: 64 << 20,
         }
     }
@@ -54,6 +58,7 @@ impl std::fmt::Debug for ClientOptions {
             .field("connect_timeout", &self.connect_timeout)
             .field("retry", &self.retry)
             .field("api_key", &self.api_key.as_ref().map(|_| "…"))
+            .field("tls", &self.tls.is_some())
             .field("max_message_bytes", &self.max_message_bytes)
             .finish()
     }

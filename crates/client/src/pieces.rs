@@ -1,17 +1,18 @@
-//! An answer that comes in pieces.
+//! An answer that comes in pieces, or the answers to a stream of requests.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::Stream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Sleep, sleep_until};
 use tonic::Streaming;
 
 use crate::call::Call;
 use crate::error::ClientError;
 
-/// An answer that comes in pieces: a [`Stream`] of messages, which ends after the first error. Dropping it cancels the
+/// An answer that comes in pieces, or the answers to a stream of requests: a [`Stream`] of messages, which ends after the first
+/// error. Dropping it cancels the
 /// call, and the server stops its work.
 ///
 /// ```
@@ -29,21 +30,35 @@ pub struct Pieces<A> {
     rest: Option<Streaming<A>>,
     end: Option<Pin<Box<Sleep>>>,
     call: Call,
+    // While it is there, requests are sent.
+    requests: Option<oneshot::Sender<()>>,
     // Given back with the stream.
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl<A> Pieces<A> {
-    pub(crate) fn new(
+    /// A stream whose first message is there.
+    pub(crate) fn begun(
         first: Option<A>,
         rest: Streaming<A>,
-        end: Option<Instant>,
         call: Call,
         place: Option<OwnedSemaphorePermit>,
     ) -> Pieces<A> {
+        let pieces = Pieces::open(rest, call, place);
         // A stream that ended before its first message has nothing more to say.
-        let rest = first.is_some().then_some(rest);
-        Pieces { first, rest, end: end.map(|end| Box::pin(sleep_until(end))), call, _place: place }
+        let rest = pieces.rest.filter(|_| first.is_some());
+        Pieces { first, rest, ..pieces }
+    }
+
+    /// A stream of which nothing has come.
+    pub(crate) fn open(rest: Streaming<A>, call: Call, place: Option<OwnedSemaphorePermit>) -> Pieces<A> {
+        let end = call.end.map(|end| Box::pin(sleep_until(end)));
+        Pieces { first: None, rest: Some(rest), end, call, requests: None, _place: place }
+    }
+
+    /// The answers to a stream of requests, which is given up with them.
+    pub(crate) fn answering(self, requests: oneshot::Sender<()>) -> Pieces<A> {
+        Pieces { requests: Some(requests), ..self }
     }
 
     /// The next piece; nothing after the last.
@@ -81,6 +96,7 @@ impl<A: Unpin> Stream for Pieces<A> {
             }
         };
         self.rest = None;
+        self.requests = None;
         Poll::Ready(problem.map(Err))
     }
 }

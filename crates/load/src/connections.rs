@@ -8,6 +8,8 @@ use h2::client::SendRequest;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, TE, USER_AGENT};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use prost::bytes::{Buf as _, Bytes};
+use tidemill_client::Tls;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::error::LoadError;
@@ -62,10 +64,17 @@ struct Slot {
     renewing: tokio::sync::Mutex<()>,
 }
 
+/// Where connections lead, and whether TLS is spoken there.
+#[derive(Debug)]
+struct Server {
+    address: String,
+    tls: Option<Tls>,
+}
+
 /// What every request begins with.
 #[derive(Debug)]
 struct Head {
-    address: String,
+    server: Server,
     infer: Uri,
     stream: Uri,
     headers: HeaderMap,
@@ -78,7 +87,25 @@ impl Connections {
     /// # Errors
     /// An address that is none, or where nothing answers; a key that no header can carry.
     pub async fn open(address: &str, count: usize, api_key: Option<&str>) -> Result<Connections, LoadError> {
-        let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/').to_owned();
+        let address = address.strip_prefix("http://").unwrap_or(address);
+        Connections::to(Server { address: bare(address), tls: None }, count, api_key).await
+    }
+
+    /// The same over TLS; the address may begin with `https://`.
+    ///
+    /// # Errors
+    /// As [`Connections::open`]; a server that is not believed is one where nothing answers.
+    pub async fn open_tls(
+        address: &str,
+        count: usize,
+        api_key: Option<&str>,
+        tls: Tls,
+    ) -> Result<Connections, LoadError> {
+        let address = address.strip_prefix("https://").unwrap_or(address);
+        Connections::to(Server { address: bare(address), tls: Some(tls) }, count, api_key).await
+    }
+
+    async fn to(server: Server, count: usize, api_key: Option<&str>) -> Result<Connections, LoadError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -94,17 +121,16 @@ impl Connections {
         }
         let mut slots = Vec::new();
         for _ in 0..count.max(1) {
-            let sender = connect(&address)
-                .await
-                .map_err(|reason| LoadError::Unreachable { address: address.clone(), reason })?;
+            let sender = server.connect().await.map_err(|reason| server.unreachable(reason))?;
             slots.push(Slot { current: Mutex::new((0, sender)), renewing: tokio::sync::Mutex::default() });
         }
         let uri = |path| {
-            let parsed = format!("http://{address}{path}").parse::<Uri>();
-            parsed.map_err(|error| LoadError::Unreachable { address: address.clone(), reason: error.to_string() })
+            let scheme = if server.tls.is_some() { "https" } else { "http" };
+            let parsed = format!("{scheme}://{}{path}", server.address).parse::<Uri>();
+            parsed.map_err(|error| server.unreachable(error.to_string()))
         };
         let (infer, stream) = (uri(INFER)?, uri(STREAM_INFER)?);
-        Ok(Connections { slots: slots.into(), head: Arc::new(Head { address, infer, stream, headers }) })
+        Ok(Connections { slots: slots.into(), head: Arc::new(Head { server, infer, stream, headers }) })
     }
 
     /// How many there are.
@@ -124,7 +150,7 @@ impl Connections {
             Ok(Err(error)) => {
                 // A server that resets one stream keeps its connection.
                 if error.is_io() || error.is_go_away() {
-                    slot.renew(generation, &self.head.address).await;
+                    slot.renew(generation, &self.head.server).await;
                 }
                 Err(code_of(&error))
             }
@@ -144,7 +170,7 @@ impl Connections {
         match opened.await {
             Ok(exchange) => Ok(exchange),
             Err(error) => {
-                slot.renew(generation, &self.head.address).await;
+                slot.renew(generation, &self.head.server).await;
                 Err(code_of(&error))
             }
         }
@@ -157,13 +183,13 @@ impl Slot {
     }
 
     /// Makes the connection anew, once for all who saw this generation break.
-    async fn renew(&self, broken: u64, address: &str) {
+    async fn renew(&self, broken: u64, server: &Server) {
         let _turn = self.renewing.lock().await;
         if self.current().0 != broken {
             return;
         }
         tokio::time::sleep(PAUSE).await;
-        if let Ok(sender) = connect(address).await {
+        if let Ok(sender) = server.connect().await {
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = (broken + 1, sender);
         }
     }
@@ -186,25 +212,43 @@ impl Head {
     }
 }
 
-async fn connect(address: &str) -> Result<SendRequest<Bytes>, String> {
-    let connected = async {
-        let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        socket.set_nodelay(true).map_err(|error| error.to_string())?;
-        let handshake = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME_BYTES)
-            .enable_push(false)
-            .handshake::<_, Bytes>(socket);
-        let (sender, connection) = handshake.await.map_err(|error| error.to_string())?;
-        tokio::spawn(async move {
-            // Its requests are told why it ended.
-            let _ = connection.await;
-        });
-        Ok(sender)
-    };
-    let late = |_| format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
-    tokio::time::timeout(CONNECT_TIMEOUT, connected).await.map_err(late)?
+impl Server {
+    async fn connect(&self) -> Result<SendRequest<Bytes>, String> {
+        let connected = async {
+            let socket = TcpStream::connect(&self.address).await.map_err(|error| error.to_string())?;
+            socket.set_nodelay(true).map_err(|error| error.to_string())?;
+            let Some(tls) = &self.tls else { return begin(socket).await };
+            let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+            begin(tls.connect(host, socket).await.map_err(|error| error.to_string())?).await
+        };
+        let late = |_| format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
+        tokio::time::timeout(CONNECT_TIMEOUT, connected).await.map_err(late)?
+    }
+
+    fn unreachable(&self, reason: String) -> LoadError {
+        LoadError::Unreachable { address: self.address.clone(), reason }
+    }
+}
+
+/// `HOST:PORT` of an address without its scheme.
+fn bare(address: &str) -> String {
+    address.trim_end_matches('/').to_owned()
+}
+
+/// Begins to speak HTTP/2.
+async fn begin(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<SendRequest<Bytes>, String> {
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
+        .enable_push(false)
+        .handshake::<_, Bytes>(socket);
+    let (sender, connection) = handshake.await.map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        // Its requests are told why it ended.
+        let _ = connection.await;
+    });
+    Ok(sender)
 }
 
 /// One request and its answer: the bytes of it, or its code.

@@ -10,7 +10,7 @@ use serde_json::json;
 use tidemill_load::{Arrivals, Connections, Contents, Length, Load, Measured, Requests, Spacing, Stop, Stopper, drive};
 
 use crate::exit::Interrupted;
-use crate::remote;
+use crate::remote::{self, TlsArguments};
 use crate::terminal::{bold, yellow};
 use crate::texts::lines;
 
@@ -29,8 +29,8 @@ const PERCENTILES: [(&str, f64); 6] =
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The server, gRPC without TLS; TIDEMILL_API_KEY holds its key, if it wants one
-    #[arg(value_name = "HOST:PORT")]
+    /// The server; TIDEMILL_API_KEY holds its key, if it wants one
+    #[arg(value_name = "[https://]HOST:PORT")]
     address: String,
 
     /// The model's name on that server; may be left out when it serves one model and is ours
@@ -92,6 +92,9 @@ pub(crate) struct Arguments {
     /// Draw latency by percentile, and throughput by concurrency or rate
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 /// What lies between requests.
@@ -148,12 +151,16 @@ impl Run {
 }
 
 async fn measure(arguments: &Arguments, contents: &Contents, json: bool) -> anyhow::Result<Vec<Run>> {
-    let client = remote::connect(&arguments.address).await?;
+    let client = remote::connect(&arguments.address, &arguments.tls).await?;
     let metadata = client.model_metadata(&arguments.model).await?;
     let shapes: BTreeMap<String, Vec<i64>> = arguments.shape.iter().cloned().collect();
     let requests = Requests::for_model(&metadata, &shapes, contents, arguments.seed)?;
     let key = remote::api_key()?;
-    let connections = Connections::open(&arguments.address, arguments.connections.into(), key.as_deref()).await?;
+    let (address, count) = (arguments.address.as_str(), arguments.connections.into());
+    let connections = match arguments.tls.read()? {
+        None => Connections::open(address, count, key.as_deref()).await?,
+        Some(tls) => Connections::open_tls(address, count, key.as_deref(), tls).await?,
+    };
     if !json {
         let (different, bytes) = (requests.different(), requests.mean_bytes());
         println!("{} at {}: {different} different requests of {bytes} bytes", metadata.name, arguments.address);

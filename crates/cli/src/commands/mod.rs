@@ -8,6 +8,7 @@ pub(crate) mod data;
 pub(crate) mod embed;
 pub(crate) mod eval;
 pub(crate) mod generate;
+pub(crate) mod health;
 pub(crate) mod inspect;
 pub(crate) mod key;
 pub(crate) mod new;

@@ -9,6 +9,7 @@ use tidemill_client::Client;
 use tidemill_client::v1::{Classification, ClassifyRequest};
 use tidemill_model::{Pipeline, PipelineOptions};
 
+use crate::remote::TlsArguments;
 use crate::texts::lines;
 
 /// Ask a package, or a server, for the labels of texts
@@ -32,12 +33,15 @@ pub(crate) struct Arguments {
     format: Format,
 
     /// Ask the server at this address instead of a package on disk; TIDEMILL_API_KEY holds its key, if it wants one
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "[https://]HOST:PORT")]
     address: Option<String>,
 
     /// The model's name on that server; may be left out when it serves one model
     #[arg(long, value_name = "NAME", requires = "address")]
     model: Option<String>,
+
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 const EXAMPLES: &str = "\
@@ -45,7 +49,8 @@ Examples:
   tidemill predict run/package 'a fine film' 'a dull one'
   tidemill predict run/package --file reviews.txt --format csv > labelled.csv
   zcat reviews.gz | tidemill predict run/package --format json
-  tidemill predict --address 127.0.0.1:8080 --model sentiment 'a fine film'";
+  tidemill predict --address 127.0.0.1:8080 --model sentiment 'a fine film'
+  tidemill predict --address https://models.example.org:8080 --ca ca.pem 'a fine film'";
 
 /// What is printed for each text.
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -107,7 +112,7 @@ fn open(arguments: &mut Arguments) -> anyhow::Result<Model> {
         arguments.texts.insert(0, first);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let client = runtime.block_on(crate::remote::connect(address))?;
+    let client = runtime.block_on(crate::remote::connect(address, &arguments.tls))?;
     let name = arguments.model.clone().unwrap_or_default();
     Ok(Model::Remote(Box::new(Remote { runtime, client, name })))
 }

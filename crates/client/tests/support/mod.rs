@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
 use tidemill_client::v1::chat_server::{Chat, ChatServer};
+use tidemill_client::v1::classify_stream_response::Outcome;
 use tidemill_client::v1::text_classification_server::{TextClassification, TextClassificationServer};
 use tidemill_client::v1::{
     ChatMessage, ChatRequest, ChatResponse, ChatStreamResponse, ClassifyRequest, ClassifyResponse,
@@ -108,9 +109,18 @@ impl TextClassification for Failing {
 
     async fn classify_stream(
         &self,
-        _: Request<Streaming<ClassifyStreamRequest>>,
+        request: Request<Streaming<ClassifyStreamRequest>>,
     ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
-        Err(Status::unimplemented(""))
+        self.admit(request.metadata()).await?;
+        let breaks_off = self.plan.breaks_off;
+        let answers = request.into_inner().enumerate().map(move |(index, message)| {
+            if breaks_off && index > 0 {
+                return Err(Status::unavailable("gone"));
+            }
+            let response = ClassifyResponse { model: "m".into(), ..ClassifyResponse::default() };
+            Ok(ClassifyStreamResponse { id: message?.id, outcome: Some(Outcome::Response(response)) })
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
