@@ -52,9 +52,10 @@ mod tests {
         assert_eq!(of("/v2/repository/models/a/load"), Access::Admin);
         assert_eq!(of("/"), Access::Everyone);
         assert_eq!(of("/page/page.css"), Access::Everyone);
-        for path in
-            ["/healthz/", "//healthz", "/grpc.health.v1.Healthy/Check", "/v1/models", "//", "", "/page", "/pages/"]
-        {
+        for path in ["/healthz/", "//healthz", "/grpc.health.v1.Healthy/Check", "/v1/models", "/tidemill/models"] {
+            assert_eq!(of(path), Access::Key, "{path}");
+        }
+        for path in ["//", "", "/page", "/pages/"] {
             assert_eq!(of(path), Access::Key, "{path}");
         }
     }

@@ -68,7 +68,8 @@ const OF_MODEL = [
         },
         note: (readings, labels) => {
             const batches = sum(readings.at(-1).series, "tidemill_batch_size_count", labels);
-            return `${amount(batches)} batches so far, compute p95 ${inMinute(readings, "tidemill_compute_seconds", labels)}`;
+            const computed = inMinute(readings, "tidemill_compute_seconds", labels);
+            return `${amount(batches)} batches so far, compute p95 ${computed}`;
         },
     },
     {

@@ -16,6 +16,7 @@ const figures = new Figures(part("figures-tiles"), part("figures-problem"), part
 const panels = new Map();
 let models = [];
 let reasons = new Map();
+let explained = "";
 let rights;
 let interval = INTERVAL;
 let timer;
@@ -66,30 +67,28 @@ function askForKey(problem) {
     part("key-problem").hidden = !problem;
 }
 
-// Why a version is not there is the operator's to know: the index says it where the key and the server let it.
+// Why a version is not there is the operator's to know: the index says it where the key and the server let it. Asked
+// once for the same versions.
 async function findReasons() {
-    const isAmiss = models.some((model) => model.versions.some(({ state }) => state === "unavailable"));
-    if (!isAmiss || !rights.admin) {
-        reasons = new Map();
-        return;
-    }
+    const missing = models.flatMap(({ name, versions }) =>
+        versions.filter(({ state }) => state === "unavailable").map(({ version }) => `${name}/${version}`),
+    );
+    if (missing.join() === explained) return;
+    explained = missing.join();
+    reasons = new Map();
+    if (missing.length === 0 || !rights.admin) return;
     try {
         const index = await post("/v2/repository/index", {});
-        reasons = new Map(index.map(({ name, version, reason }) => [`${name}/${version ?? ""}`, reason]));
+        reasons = new Map(index.map(({ name, version, reason }) => [`${name}/${version}`, reason]));
     } catch (refused) {
-        const of = models.flatMap(({ name, versions }) =>
-            versions.map(({ version, state }) => [`${name}/${version}`, state]),
-        );
-        const amiss = of
-            .filter(([, state]) => state === "unavailable")
-            .map(([version]) => [version, `Why is in the server's log: ${refused.message}.`]);
-        reasons = new Map(amiss);
+        reasons = new Map(missing.map((version) => [version, `Why stands in the server's log: ${refused.message}.`]));
     }
 }
 
 function clear() {
     models = [];
     rights = undefined;
+    explained = "";
     panels.clear();
     part("models-list").replaceChildren();
     part("try").replaceChildren();

@@ -68,7 +68,7 @@ export function grpcurl({ method, message }) {
     return lines.join(" \\\n    ");
 }
 
-/** A program for `tritonclient[grpc]`. `inputs` are `[name, datatype, what makes the array]`; `read` prints an answer. */
+/** A program for `tritonclient[grpc]`. `inputs` are `[name, datatype, array]` in Python; `read` prints an answer. */
 export function triton({ model, version, parameters, inputs, read }) {
     const headers = `headers = {"authorization": f"Bearer {os.environ['${KEY}']}"}`;
     const made = inputs.map(([name, datatype, array]) => `(${python(name)}, ${python(datatype)}, ${array}),`);
@@ -146,6 +146,30 @@ export function rustNamed(model, version) {
     const lines = [`    model: ${rust(model)}.into(),`];
     if (version) lines.push(`    model_version: ${rust(version)}.into(),`);
     return lines;
+}
+
+/**
+ * A program for `tidemill-client` that calls a model by the Open Inference Protocol. `tensors` are lines that add one
+ * each, `uses` what they need, `read` prints an answer.
+ */
+export function rustInfer({ model, version, uses = [], tensors, read }) {
+    const of = [`Infer::of(${rust(model)})`, ...tensors.map((tensor) => `    ${tensor}`)];
+    const request = version
+        ? [
+              "let mut request = ModelInferRequest::from(",
+              ...of.map((line) => `    ${line}`),
+              ");",
+              `request.model_version = ${rust(version)}.into();`,
+          ]
+        : [`let request = ${of[0]}`, ...of.slice(1, -1), `${of.at(-1)};`];
+    return rustProgram(
+        [
+            ...(version ? ["tidemill_client::inference::ModelInferRequest"] : []),
+            ...uses,
+            "tidemill_client::{Client, ClientOptions, Infer, Output}",
+        ],
+        [...request, "let answer = client.infer(request).await?;", ...read],
+    );
 }
 
 /** The path of inference by the Open Inference Protocol. */

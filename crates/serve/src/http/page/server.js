@@ -3,7 +3,7 @@
 
 const STORED = "tidemill-key";
 
-let key = sessionStorage.getItem(STORED) ?? "";
+let key = stored((storage) => storage.getItem(STORED)) ?? "";
 
 /** Whether there is a key. */
 export function hasKey() {
@@ -13,10 +13,15 @@ export function hasKey() {
 /** Takes a key, or lets go of it if it is empty. */
 export function setKey(value, keep) {
     key = value;
-    if (value && keep) {
-        sessionStorage.setItem(STORED, value);
-    } else {
-        sessionStorage.removeItem(STORED);
+    stored((storage) => (value && keep ? storage.setItem(STORED, value) : storage.removeItem(STORED)));
+}
+
+// A browser may be told to keep nothing, and then says so by an error.
+function stored(use) {
+    try {
+        return use(sessionStorage);
+    } catch {
+        return undefined;
     }
 }
 

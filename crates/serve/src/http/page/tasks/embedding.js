@@ -40,7 +40,7 @@ export const embedding = {
                 element("td", { class: "number" }, norm(vector).toFixed(3)),
                 element("td", { class: "number" }, cosine(vectors[0], vector).toFixed(3)),
             );
-        const head = ["Text", `First of ${vectors[0]?.length ?? 0} numbers`, "Norm", "Cosine with the first"];
+        const head = ["Text", `First of ${vectors[0]?.length ?? 0} numbers`, "Norm", "Cosine"];
         return [
             element(
                 "div",

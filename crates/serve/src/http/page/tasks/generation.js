@@ -32,7 +32,7 @@ class Conversation {
         this.#model = model;
         const way = {
             name: "way",
-            label: "Way",
+            label: "Mode",
             kind: "choice",
             value: "chat",
             options: [

@@ -1,7 +1,7 @@
 // Question answering: the span of a text that answers a question, marked where it stands.
 
 import { element } from "../dom.js";
-import { inferByGrpc, inferPath, rust, rustProgram, textTensor, triton, tritonTexts } from "../samples.js";
+import { inferByGrpc, inferPath, rust, rustInfer, textTensor, triton, tritonTexts } from "../samples.js";
 
 function tensors({ question, text }) {
     return [textTensor("question", [question]), textTensor("text", [text])];
@@ -66,15 +66,14 @@ export const questionAnswering = {
             read: [`print(answer.as_numpy("answer")[0].decode(), answer.as_numpy("score")[0])`],
         }),
 
-    rust: ({ name }, _, { question, text }) =>
-        rustProgram(
-            ["tidemill_client::{Client, ClientOptions, Infer, Output}"],
-            [
-                `let request = Infer::of(${rust(name)})`,
-                `    .texts("question", [${rust(question)}])?`,
-                `    .texts("text", [${rust(text)}])?;`,
-                "let answer = client.infer(request).await?;",
-                `println!("{:?} {:?}", Output::of(&answer, "answer")?.texts()?, Output::of(&answer, "score")?.fp32()?);`,
+    rust: ({ name }, version, { question, text }) =>
+        rustInfer({
+            model: name,
+            version,
+            tensors: [`.texts("question", [${rust(question)}])?`, `.texts("text", [${rust(text)}])?`],
+            read: [
+                `println!("{:?}", Output::of(&answer, "answer")?.texts()?);`,
+                `println!("{:?}", Output::of(&answer, "score")?.fp32()?);`,
             ],
-        ),
+        }),
 };

@@ -1,7 +1,7 @@
 // Tensors in, tensors out, as the Open Inference Protocol writes them in JSON. What a model takes is in its metadata.
 
 import { element } from "../dom.js";
-import { base64, inferPath, python, rust, rustProgram, triton } from "../samples.js";
+import { base64, inferPath, python, rust, rustInfer, triton } from "../samples.js";
 import { getJson } from "../server.js";
 
 /** Of each datatype: the typed contents that gRPC has, numpy's type and Rust's. */
@@ -81,23 +81,20 @@ export const tensors = {
         });
     },
 
-    rust: ({ name }, _, values) => {
+    rust: ({ name }, version, values) => {
         const inputs = read(values);
         const isRaw = inputs.some(({ datatype }) => !["FP32", "BYTES"].includes(datatype));
-        return rustProgram(
-            [
-                ...(isRaw ? ["tidemill_client::tensor::Datatype"] : []),
-                "tidemill_client::{Client, ClientOptions, Infer, Output}",
-            ],
-            [
-                `let request = Infer::of(${rust(name)})`,
-                ...inputs.map((input, index) => `    ${rustTensor(input)}${index === inputs.length - 1 ? ";" : ""}`),
-                "let answer = client.infer(request).await?;",
+        return rustInfer({
+            model: name,
+            version,
+            uses: isRaw ? ["tidemill_client::tensor::Datatype"] : [],
+            tensors: inputs.map(rustTensor),
+            read: [
                 "for output in &answer.outputs {",
                 `    println!("{} {:?}", output.name, Output::of(&answer, &output.name)?);`,
                 "}",
             ],
-        );
+        });
     },
 };
 
