@@ -34,6 +34,7 @@ mod encoder;
 mod error;
 mod follow;
 pub mod generation;
+mod host;
 mod http;
 mod identity;
 mod ids;
