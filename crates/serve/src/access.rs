@@ -16,8 +16,11 @@ pub(crate) enum Access {
     Admin,
 }
 
-// A path that ends in a slash stands for all below it. Inference stands in the gate's own table.
-const PATHS: [(&str, Access); 12] = [
+// A path that ends in a slash stands for all below it, but for the root, which stands for itself. Inference stands in the
+// gate's own table. The page and its files say nothing of this server: what it shows it asks for with its reader's key.
+const PATHS: [(&str, Access); 14] = [
+    ("/", Access::Everyone),
+    ("/page/", Access::Everyone),
     ("/healthz", Access::Everyone),
     ("/readyz", Access::Everyone),
     ("/grpc.health.v1.Health/", Access::Everyone),
@@ -34,7 +37,7 @@ const PATHS: [(&str, Access); 12] = [
 
 /// What this path needs, where it is not inference.
 pub(crate) fn of(path: &str) -> Access {
-    let stands = |row: &str| row == path || (row.ends_with('/') && path.starts_with(row));
+    let stands = |row: &str| row == path || (row.len() > 1 && row.ends_with('/') && path.starts_with(row));
     PATHS.iter().find(|(row, _)| stands(row)).map_or(Access::Key, |(_, access)| *access)
 }
 
@@ -47,7 +50,12 @@ mod tests {
         assert_eq!(of("/healthz"), Access::Everyone);
         assert_eq!(of("/grpc.health.v1.Health/Watch"), Access::Everyone);
         assert_eq!(of("/v2/repository/models/a/load"), Access::Admin);
-        for path in ["/healthz/", "//healthz", "/grpc.health.v1.Healthy/Check", "/v1/models", "/", ""] {
+        assert_eq!(of("/"), Access::Everyone);
+        assert_eq!(of("/page/page.css"), Access::Everyone);
+        for path in ["/healthz/", "//healthz", "/grpc.health.v1.Healthy/Check", "/v1/models", "/tidemill/models"] {
+            assert_eq!(of(path), Access::Key, "{path}");
+        }
+        for path in ["//", "", "/page", "/pages/"] {
             assert_eq!(of(path), Access::Key, "{path}");
         }
     }

@@ -23,6 +23,7 @@ use crate::access::{self, Access};
 use crate::admitted::{Admitted, Broken, Reason};
 use crate::config::{AdminConfig, ServerConfig};
 use crate::connections::{Busy, ConnectionInfo, Door};
+use crate::host;
 use crate::keys::{Caller, Keys};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -92,6 +93,7 @@ pub(crate) struct Gate {
     max_requests: usize,
     limits: Limits,
     keys: Option<Keys>,
+    is_private: bool,
     admin: AdminConfig,
     max_header_bytes: usize,
     max_stream_idle: Duration,
@@ -106,6 +108,8 @@ impl Gate {
             places: Arc::new(Semaphore::new(max_requests)),
             max_requests,
             limits: Limits::new(config),
+            // With TLS a site of another name has no certificate to be taken for.
+            is_private: keys.is_none() && config.tls.is_none() && !config.allow_anyone,
             keys,
             admin: config.admin.clone(),
             max_header_bytes: config.max_header_bytes as usize,
@@ -151,6 +155,11 @@ impl Gate {
         let head = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>();
         if head > self.max_header_bytes {
             return Err(Refusal::HeadTooLarge { max: self.max_header_bytes });
+        }
+        if self.is_private && !host::is_private(request) {
+            let problem = "a server without keys is asked by an address or a local name, not by one that any site could \
+                           have; allow_anyone in its configuration lets every name in";
+            return Err(Refusal::Forbidden { problem: problem.to_owned() });
         }
         if access == Access::Everyone {
             return Ok(Caller::default());

@@ -49,7 +49,7 @@ pub struct ServerConfig {
     /// TLS, and mutual TLS. The files are read again when they change. Default (absent): none.
     pub tls: Option<TlsFiles>,
     /// Listen on an address that other machines reach, though anybody could then call: there are neither keys nor mutual
-    /// TLS. Default: false.
+    /// TLS; and answer there under whatever host name a request has. Default: false.
     pub allow_anyone: bool,
     /// The calls that manage the server.
     pub admin: AdminConfig,

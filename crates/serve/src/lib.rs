@@ -35,6 +35,7 @@ mod error;
 mod follow;
 pub mod generation;
 mod health;
+mod host;
 mod http;
 mod identity;
 mod ids;

@@ -139,6 +139,21 @@ impl Model {
         }
     }
 
+    /// What it is for, in the word that the page and its list of models have for it.
+    pub(crate) fn task(&self) -> &'static str {
+        match self {
+            Model::Classifier(_) => ClassifierHandle::TASK,
+            Model::Embedder(_) => EmbedderHandle::TASK,
+            Model::Reranker(_) => RerankerHandle::TASK,
+            Model::Entities(_) => EntitiesHandle::TASK,
+            Model::Answerer(_) => AnswererHandle::TASK,
+            Model::TextToText(_) => TextToTextHandle::TASK,
+            Model::Generator(_) => GeneratorHandle::TASK,
+            Model::Opaque(_) => OpaqueHandle::TASK,
+            Model::Identity(_) => IdentityHandle::TASK,
+        }
+    }
+
     /// What it does, for messages.
     pub(crate) fn does(&self) -> &'static str {
         match self {
@@ -160,14 +175,18 @@ pub(crate) trait Kind: Sized {
     /// What such a model does: "the model … {DOES}".
     const DOES: &'static str;
 
+    /// What such a model is for, in one word.
+    const TASK: &'static str;
+
     /// The handle of a model of this kind.
     fn of(model: &Model) -> Option<&Self>;
 }
 
 macro_rules! kind {
-    ($handle:ty, $variant:ident, $does:literal) => {
+    ($handle:ty, $variant:ident, $task:literal, $does:literal) => {
         impl Kind for $handle {
             const DOES: &'static str = $does;
+            const TASK: &'static str = $task;
 
             fn of(model: &Model) -> Option<&Self> {
                 match model {
@@ -179,17 +198,18 @@ macro_rules! kind {
     };
 }
 
-kind!(ClassifierHandle, Classifier, "classifies texts");
-kind!(EmbedderHandle, Embedder, "embeds texts");
-kind!(RerankerHandle, Reranker, "scores texts by a query");
-kind!(EntitiesHandle, Entities, "finds entities");
-kind!(AnswererHandle, Answerer, "answers questions out of documents");
-kind!(TextToTextHandle, TextToText, "turns texts into texts");
-kind!(OpaqueHandle, Opaque, "takes and gives tensors");
-kind!(IdentityHandle, Identity, "gives tensors back");
+kind!(ClassifierHandle, Classifier, "text-classification", "classifies texts");
+kind!(EmbedderHandle, Embedder, "embedding", "embeds texts");
+kind!(RerankerHandle, Reranker, "rerank", "scores texts by a query");
+kind!(EntitiesHandle, Entities, "entities", "finds entities");
+kind!(AnswererHandle, Answerer, "question-answering", "answers questions out of documents");
+kind!(TextToTextHandle, TextToText, "text-to-text", "turns texts into texts");
+kind!(OpaqueHandle, Opaque, "tensors", "takes and gives tensors");
+kind!(IdentityHandle, Identity, "identity", "gives tensors back");
 
 impl Kind for GeneratorHandle {
     const DOES: &'static str = "generates text";
+    const TASK: &'static str = "generation";
 
     fn of(model: &Model) -> Option<&Self> {
         match model {

@@ -1,9 +1,11 @@
-//! HTTP, beside gRPC on the same port: the Open Inference Protocol, OpenAI's interface, reranking as Text Embeddings Inference has it, probes and
-//! metrics. JSON in, checked; models called; JSON or server-sent events out. What a request means is the services'.
+//! HTTP, beside gRPC on the same port: the page, the Open Inference Protocol, OpenAI's interface, reranking as Text
+//! Embeddings Inference has it, probes and metrics. JSON in, checked; models called; JSON or server-sent events out. What a
+//! request means is the services'.
 
 mod body;
 mod open_inference;
 mod openai;
+mod page;
 mod rerank;
 
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub(crate) fn beside(grpc: Routes, base: Base, metrics: &Arc<Metrics>) -> Routes
         .route("/readyz", get(ready))
         .route("/metrics", get(measured))
         .merge(open_inference::routes())
+        .merge(page::routes())
         .with_state(http);
     // The last word on a path that nobody knows is its own protocol's.
     let router = grpc.into_axum_router().merge(router).fallback(unknown).method_not_allowed_fallback(wrong_method);
