@@ -1,16 +1,18 @@
 //! What a repository is told: where it lies, which versions of its models are served, and how they come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
+use super::store::{self, StoreOptions};
 use crate::error::ServeError;
 use crate::models::Alias;
 
 /// A folder of models: `NAME/VERSION/`, where a version is a whole number from 1 on and holds a package, a checkpoint, or
-/// one `.gguf` file.
+/// one `.gguf` file. It lies on this machine or in an object store.
 ///
 /// ```
 /// use tidemill_serve::{RepositoryConfig, VersionPolicy};
@@ -25,8 +27,12 @@ use crate::models::Alias;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RepositoryConfig {
-    /// The folder.
+    /// The folder, or the URL of one in an object store: `s3://bucket/models`, `gs://…`, `az://…`, `file:///…`.
     pub path: PathBuf,
+    /// How the store is reached. What is not here comes from the environment, as `AWS_…`, `GOOGLE_…` and `AZURE_…`.
+    pub store: StoreOptions,
+    /// The folder for copies of what lies in a store. Default (absent): `tidemill/repositories` in the user's cache.
+    pub cache: Option<PathBuf>,
     /// What makes models come and go. Default: `explicit`.
     pub mode: RepositoryMode,
     /// How often the folder is looked at when it is polled. Default: 15 s.
@@ -83,6 +89,8 @@ impl Default for RepositoryConfig {
     fn default() -> RepositoryConfig {
         RepositoryConfig {
             path: PathBuf::new(),
+            store: StoreOptions::default(),
+            cache: None,
             mode: RepositoryMode::Explicit,
             poll_interval: Duration::from_secs(15),
             load: None,
@@ -107,10 +115,32 @@ impl VersionPolicy {
 }
 
 impl RepositoryConfig {
+    /// The same, paths that are relative taken from `folder`.
+    pub fn within(&self, folder: &Path) -> RepositoryConfig {
+        // What is wrong with a URL is said when it is checked.
+        let path = if matches!(store::url(&self.path), Ok(None)) { folder.join(&self.path) } else { self.path.clone() };
+        let cache = self.cache.as_ref().map(|cache| folder.join(cache));
+        RepositoryConfig { path, cache, ..self.clone() }
+    }
+
+    /// The URL, of a repository in an object store.
+    pub(super) fn url(&self) -> Result<Option<Url>, ServeError> {
+        store::url(&self.path).map_err(|problem| ServeError::Config { key: "repository.path", problem })
+    }
+
     pub(crate) fn check(&self) -> Result<(), ServeError> {
         let wrong = |key, problem: String| Err(ServeError::Config { key, problem });
         if self.path.as_os_str().is_empty() {
             return wrong("repository.path", "is missing; name the folder of the models".to_owned());
+        }
+        if self.url()?.is_none() {
+            let of_stores = [("repository.store", !self.store.is_empty()), ("repository.cache", self.cache.is_some())];
+            if let Some((key, _)) = of_stores.into_iter().find(|(_, is_given)| *is_given) {
+                return wrong(
+                    key,
+                    "is for a repository in an object store, and repository.path is a folder".to_owned(),
+                );
+            }
         }
         if self.poll_interval.is_zero() {
             return wrong("repository.poll_interval", "is 0; write a duration such as \"15s\"".to_owned());
@@ -194,10 +224,25 @@ mod tests {
             (r#"{"path": "m", "models": {"a": {"weights": {"1": 0}}}}"#, "repository.models"),
             (r#"{"path": "m", "aliases": {"chat": "a/new"}}"#, "repository.aliases"),
             (r#"{"path": "m", "poll_interval": "0s"}"#, "repository.poll_interval"),
+            (r#"{"path": "m", "store": {"region": "eu-west-1"}}"#, "repository.store"),
+            (r#"{"path": "m", "cache": "copies"}"#, "repository.cache"),
+            (r#"{"path": "ftp://m"}"#, "repository.path"),
         ] {
             let error = serde_json::from_str::<RepositoryConfig>(text).unwrap().check().unwrap_err();
             assert!(error.to_string().contains(key), "{error}");
         }
         assert!(serde_json::from_str::<RepositoryConfig>(r#"{"pth": "m"}"#).is_err());
+    }
+
+    #[test]
+    fn paths_are_taken_from_the_files_folder_and_urls_stay() {
+        let within = |path: &str| {
+            let config =
+                RepositoryConfig { path: path.into(), cache: Some("copies".into()), ..RepositoryConfig::default() };
+            config.within(Path::new("/etc/tidemill"))
+        };
+        assert_eq!(within("models").path, Path::new("/etc/tidemill/models"));
+        assert_eq!(within("s3://bucket/models").path, Path::new("s3://bucket/models"));
+        assert_eq!(within("s3://bucket/models").cache.as_deref(), Some(Path::new("/etc/tidemill/copies")));
     }
 }
