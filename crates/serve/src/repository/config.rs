@@ -24,7 +24,7 @@ use crate::models::Alias;
 /// };
 /// assert!(!config.load_on_demand);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RepositoryConfig {
     /// The folder, or the URL of one in an object store: `s3://bucket/models`, `gs://…`, `az://…`, `file:///…`.
@@ -76,13 +76,25 @@ pub enum VersionPolicy {
 }
 
 /// What holds for one model of a repository.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RepositoryModelConfig {
     /// The versions that are served. Default (absent): as for all models.
     pub versions: Option<VersionPolicy>,
     /// How requests that name no version are shared out among versions, in parts. Default (empty): the highest gets all.
     pub weights: BTreeMap<u64, u32>,
+    /// A version that is tried on requests that name none: others answer them. Default (absent): none.
+    pub shadow: Option<ShadowConfig>,
+}
+
+/// A version that is asked beside those that answer. What it says nobody gets; how often it agrees is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShadowConfig {
+    /// The version, which is loaded besides those that the policy serves.
+    pub version: u64,
+    /// The part of the requests that it is asked too, above 0 and up to 1.
+    pub share: f64,
 }
 
 impl Default for RepositoryConfig {
@@ -165,6 +177,16 @@ impl RepositoryConfig {
                 );
             }
         }
+        for (name, ShadowConfig { version, share }) in self.models.iter().filter_map(|(n, m)| Some((n, m.shadow?))) {
+            if !(share > 0.0 && share <= 1.0) {
+                let problem = format!("has a shadow of {name:?} with the share {share}; write a part, such as 0.1");
+                return wrong("repository.models", problem);
+            }
+            if self.models.get(name).is_some_and(|model| model.weights.contains_key(&version)) {
+                let problem = format!("has version {version} of {name:?} both as its shadow and with a weight");
+                return wrong("repository.models", problem);
+            }
+        }
         for (alias, target) in &self.aliases {
             let version = target.split_once('/').map_or("1", |(_, version)| version);
             if version.parse::<u64>().is_err() {
@@ -175,10 +197,21 @@ impl RepositoryConfig {
         Ok(())
     }
 
-    /// The versions of a model that are to be served, of those that are there.
+    /// The versions of a model that are to be served, of those that are there. A shadow needs one that answers.
     pub(super) fn choose(&self, name: &str, found: &BTreeSet<u64>) -> BTreeSet<u64> {
         let own = self.models.get(name).and_then(|model| model.versions.as_ref());
-        own.unwrap_or(&self.versions).choose(found)
+        let shadow = self.shadow(name).map(|shadow| shadow.version).filter(|version| found.contains(version));
+        let answering = found.iter().copied().filter(|version| Some(*version) != shadow).collect();
+        let mut chosen = own.unwrap_or(&self.versions).choose(&answering);
+        if !chosen.is_empty() {
+            chosen.extend(shadow);
+        }
+        chosen
+    }
+
+    /// A model's shadow.
+    pub(super) fn shadow(&self, name: &str) -> Option<ShadowConfig> {
+        self.models.get(name)?.shadow
     }
 
     /// A model's weights, by the name of the version.
@@ -210,6 +243,17 @@ mod tests {
     }
 
     #[test]
+    fn a_shadow_comes_beside_what_the_policy_serves_and_never_alone() {
+        let text = r#"{"path": "models", "models": {"a": {"shadow": {"version": 3, "share": 0.1}}}}"#;
+        let config: RepositoryConfig = serde_json::from_str(text).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.choose("a", &BTreeSet::from([1, 2, 3])), BTreeSet::from([2, 3]));
+        assert_eq!(config.choose("a", &BTreeSet::from([1, 2, 3, 4])), BTreeSet::from([3, 4]));
+        assert_eq!(config.choose("a", &BTreeSet::from([1, 2])), BTreeSet::from([2]));
+        assert_eq!(config.choose("a", &BTreeSet::from([3])), BTreeSet::new());
+    }
+
+    #[test]
     fn it_is_read_and_what_contradicts_is_named() {
         let text = r#"{"path": "models", "mode": "poll", "versions": {"latest": 2},
             "models": {"a": {"versions": "all", "weights": {"1": 9, "2": 1}}}, "aliases": {"chat": "a/2"}}"#;
@@ -222,6 +266,12 @@ mod tests {
             (r#"{}"#, "repository.path"),
             (r#"{"path": "m", "versions": {"latest": 0}}"#, "repository.versions"),
             (r#"{"path": "m", "models": {"a": {"weights": {"1": 0}}}}"#, "repository.models"),
+            (r#"{"path": "m", "models": {"a": {"shadow": {"version": 2, "share": 1.5}}}}"#, "repository.models"),
+            (r#"{"path": "m", "models": {"a": {"shadow": {"version": 2, "share": 0}}}}"#, "repository.models"),
+            (
+                r#"{"path": "m", "models": {"a": {"weights": {"2": 1}, "shadow": {"version": 2, "share": 0.5}}}}"#,
+                "repository.models",
+            ),
             (r#"{"path": "m", "aliases": {"chat": "a/new"}}"#, "repository.aliases"),
             (r#"{"path": "m", "poll_interval": "0s"}"#, "repository.poll_interval"),
             (r#"{"path": "m", "store": {"region": "eu-west-1"}}"#, "repository.store"),

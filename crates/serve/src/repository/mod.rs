@@ -24,7 +24,7 @@ use futures::stream::{self, StreamExt as _};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-pub use config::{RepositoryConfig, RepositoryMode, RepositoryModelConfig, VersionPolicy};
+pub use config::{RepositoryConfig, RepositoryMode, RepositoryModelConfig, ShadowConfig, VersionPolicy};
 pub use store::StoreOptions;
 
 use crate::config::ServerConfig;
@@ -34,6 +34,7 @@ use crate::model::Model;
 use crate::model_path::ModelPath;
 use crate::models::{Models, OnDemand, Served};
 use crate::refusal::Refusal;
+use crate::shadow::Shadow;
 use crate::source::ModelSource;
 use crate::thread::{Readiness, Running, lock};
 use folder::Folder;
@@ -194,6 +195,8 @@ impl Repository {
         let mut loads = stream::iter(loads).buffer_unordered(MAX_LOADS);
         while let Some((name, chosen, result)) = loads.next().await {
             match result {
+                // Without its shadow.
+                Ok(()) if !self.is_loaded(&name, &chosen).await => drop(failed.insert(name, chosen)),
                 Ok(()) => drop(failed.remove(&name)),
                 // It is tried again though nothing changes.
                 Err(Refusal::Unreadable { .. }) => {}
@@ -330,7 +333,14 @@ impl Repository {
         };
         let now: Loaded = kept.into_iter().chain(opened).collect();
         let versions = now.values().map(|(_, model)| model.clone()).collect();
-        shared.models.put(name, Served::new(versions, shared.config.weights(name)));
+        let served = Served::new(versions, shared.config.weights(name));
+        let served = match shared.config.shadow(name) {
+            Some(ShadowConfig { version, share }) => {
+                served.with_shadow(&Shadow::new(name, version.to_string(), share, &shared.metrics))
+            }
+            None => served,
+        };
+        shared.models.put(name, served);
         shared.health.set_service_status(name, ServingStatus::Serving).await;
         {
             let mut states = lock(&shared.states);
@@ -372,6 +382,10 @@ impl Repository {
                     threads.push(thread);
                     opened.insert(number, (version, model));
                 }
+                Err(reason) if self.is_shadow(name, number) => {
+                    tracing::warn!(model = name, version = number, reason, "the shadow is not loaded");
+                    self.note(name, number, State::Unavailable { reason });
+                }
                 Err(reason) => {
                     self.note(name, number, State::Unavailable { reason: reason.clone() });
                     problem.get_or_insert((number, reason));
@@ -403,6 +417,9 @@ impl Repository {
             Some(true) => {}
             Some(false) => {
                 self.note(&name, number, State::Unavailable { reason: "it stopped".to_owned() });
+                if self.is_shadow(&name, number) {
+                    return;
+                }
                 self.shared.health.set_service_status(&name, ServingStatus::NotServing).await;
                 self.shared.health.set_service_status("", ServingStatus::NotServing).await;
             }
@@ -454,6 +471,10 @@ impl Repository {
             let ended = join_all(ending.iter().map(Readiness::ended));
             let _ = tokio::time::timeout(ROOM_TIME, ended).await;
         }
+    }
+
+    fn is_shadow(&self, name: &str, number: u64) -> bool {
+        self.shared.config.shadow(name).is_some_and(|shadow| shadow.version == number)
     }
 
     fn note(&self, name: &str, number: u64, state: State) {
