@@ -383,7 +383,8 @@ fn a_long_header_is_read_and_a_file_that_is_cut_off_later_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("long.gguf");
     let template = "a".repeat(3 << 20);
-    let keys = vec![key("general.architecture", 8, &text("llama")), key("tokenizer.chat_template", 8, &text(&template))];
+    let keys =
+        vec![key("general.architecture", 8, &text("llama")), key("tokenizer.chat_template", 8, &text(&template))];
     fs::write(&path, File { keys, ..File::default() }.bytes()).unwrap();
     let gguf = Gguf::open(&path).unwrap();
     assert_eq!(gguf.floats("a").unwrap(), [0.0; 8]);

@@ -25,7 +25,7 @@ use crate::tls::TlsFiles;
 /// config.check()?;
 /// # Ok::<(), tidemill_serve::ServeError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
     /// Where to listen. Port 0 takes a free one. Default: `127.0.0.1:8080`.

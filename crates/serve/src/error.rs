@@ -48,12 +48,12 @@ pub enum ServeError {
         /// What is wrong with it and what to do, as its reader says it.
         reason: String,
     },
-    /// The folder of the repository cannot be read.
+    /// The repository cannot be read.
     #[error("the repository {} cannot be read: {source}", path.display())]
     Repository {
-        /// The folder.
+        /// The folder or URL.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The operating system's reason, or the store's.
         source: std::io::Error,
     },
     /// A file that runs code of its own, which the operator has not allowed.

@@ -52,6 +52,7 @@ mod refusal;
 mod repository;
 mod server;
 mod services;
+mod shadow;
 mod source;
 mod statistics;
 mod tasks;
@@ -66,7 +67,9 @@ pub use error::ServeError;
 pub use keys::{KeysError, NewKey};
 pub use model::ModelInfo;
 pub use model_path::ModelPath;
-pub use repository::{RepositoryConfig, RepositoryMode, RepositoryModelConfig, VersionPolicy};
+pub use repository::{
+    RepositoryConfig, RepositoryMode, RepositoryModelConfig, ShadowConfig, StoreOptions, VersionPolicy,
+};
 pub use server::{serve, serve_models, serve_reloaded};
 pub use source::ModelSource;
 pub use tasks::{EmbedInput, Entity, Purpose, RerankInput, TextOrTokens, TextToTextAnswer, TextToTextInput};

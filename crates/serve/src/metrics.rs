@@ -105,6 +105,25 @@ impl Metrics {
         }
     }
 
+    /// Of a version that is asked beside those that answer.
+    pub(crate) fn shadow(&self, model: &str, version: &str) -> ShadowMetrics {
+        let outcome = |outcome| {
+            let labels = vec![
+                Label::new("model", model.to_owned()),
+                Label::new("version", version.to_owned()),
+                Label::from_static_parts("outcome", outcome),
+            ];
+            self.counter("tidemill_shadow_requests_total", labels)
+        };
+        ShadowMetrics {
+            agreed: outcome("agreed"),
+            differed: outcome("differed"),
+            uncompared: outcome("uncompared"),
+            failed: outcome("failed"),
+            dropped: outcome("dropped"),
+        }
+    }
+
     /// Requests that are open.
     pub(crate) fn open_requests(&self) -> Gauge {
         self.gauge("tidemill_open_requests", Vec::new())
@@ -153,6 +172,7 @@ impl Metrics {
             ("tidemill_generated_tokens_total", "Tokens that were generated"),
             ("tidemill_drafted_tokens_total", "Tokens that were guessed ahead"),
             ("tidemill_accepted_tokens_total", "Tokens that were guessed ahead and turned out right"),
+            ("tidemill_shadow_requests_total", "Requests put to a shadow version besides, by what came of it"),
             ("tidemill_preemptions_total", "Requests that gave their cache up to others and started again"),
         ];
         for (name, help) in counters {
@@ -214,6 +234,27 @@ pub(crate) struct BatchMetrics {
     pub(crate) compute: Histogram,
     pub(crate) batch_size: Histogram,
     pub(crate) tokens: Counter,
+}
+
+/// Of a version that is asked beside those that answer.
+#[derive(Clone)]
+pub(crate) struct ShadowMetrics {
+    /// Its answer was that of the version that answered.
+    pub(crate) agreed: Counter,
+    /// It was another.
+    pub(crate) differed: Counter,
+    /// It answered, and the two are not compared.
+    pub(crate) uncompared: Counter,
+    /// It did not answer.
+    pub(crate) failed: Counter,
+    /// It was not asked: it has as many requests as it takes.
+    pub(crate) dropped: Counter,
+}
+
+impl fmt::Debug for ShadowMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShadowMetrics")
+    }
 }
 
 /// Of one version of a model that generates.

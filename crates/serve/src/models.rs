@@ -12,6 +12,7 @@ use crate::error::ServeError;
 use crate::keys::Caller;
 use crate::model::{Kind, Model};
 use crate::refusal::Refusal;
+use crate::shadow::Shadow;
 
 /// Loads a model that is not there when it is asked for.
 pub(crate) trait OnDemand: Send + Sync {
@@ -53,29 +54,60 @@ pub(crate) struct Alias {
 pub(crate) struct Served {
     versions: Vec<Model>,
     weights: BTreeMap<String, u32>,
+    shadowed: Option<Shadowed>,
     used: AtomicU64,
+}
+
+// A version that no request gets which names none, and the others as those that have it asked besides.
+#[derive(Debug)]
+struct Shadowed {
+    shadow: Model,
+    share: f64,
+    versions: Vec<Model>,
 }
 
 impl Served {
     /// Versions, the newest last. `weights` share requests that name no version out; none: the newest gets them.
     pub(crate) fn new(versions: Vec<Model>, weights: BTreeMap<String, u32>) -> Served {
-        Served { versions, weights, used: AtomicU64::new(0) }
+        Served { versions, weights, shadowed: None, used: AtomicU64::new(0) }
     }
 
-    /// Its versions, the newest last.
-    pub(crate) fn versions(&self) -> &[Model] {
-        &self.versions
+    /// The same with a version of them, if it is there, asked beside the others and not in their place.
+    pub(crate) fn with_shadow(mut self, shadow: &Shadow) -> Served {
+        let Some(place) = self.versions.iter().position(|model| model.info().version == shadow.version) else {
+            return self;
+        };
+        let own = self.versions.remove(place);
+        let beside = |model: &Model| shadow.beside(model, &own).ok_or_else(|| model.does());
+        match self.versions.iter().map(beside).collect::<Result<Vec<_>, _>>() {
+            Ok(versions) => self.shadowed = Some(Shadowed { shadow: own, share: shadow.share, versions }),
+            Err(does) => {
+                let info = own.info();
+                tracing::warn!(model = info.name, version = info.version, does, "the shadow cannot be asked beside it");
+                self.shadowed = Some(Shadowed { shadow: own, share: 0.0, versions: Vec::new() });
+            }
+        }
+        self
     }
 
-    // The version that a request gets that names none.
+    /// Its versions, the newest last, and then one that is asked beside them.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Model> {
+        self.versions.iter().chain(self.shadowed.as_ref().map(|shadowed| &shadowed.shadow))
+    }
+
+    // The version that a request gets that names none, by chance with the shadow asked besides.
     fn default_version(&self) -> Option<&Model> {
+        let versions = match &self.shadowed {
+            Some(shadowed) if rand::rng().random::<f64>() < shadowed.share => &shadowed.versions,
+            _ => &self.versions,
+        };
         let weight = |model: &Model| self.weights.get(&model.info().version).copied().unwrap_or_default();
-        let total: u32 = self.versions.iter().map(weight).sum();
+        let total: u32 = versions.iter().map(weight).sum();
         if total == 0 {
-            return self.versions.last();
+            return versions.last();
         }
         let mut left = rand::rng().random_range(0..total);
-        self.versions.iter().find(|model| {
+        versions.iter().find(|model| {
             let own = weight(model);
             let is_it = left < own;
             left = left.saturating_sub(own);
@@ -86,11 +118,11 @@ impl Served {
     fn version(&self, name: &str, version: &str) -> Result<&Model, Refusal> {
         let found = match version {
             "" => self.default_version(),
-            _ => self.versions.iter().find(|model| model.info().version == version),
+            _ => self.versions().find(|model| model.info().version == version),
         };
         found.ok_or_else(|| {
             let version = shortened(version);
-            let loaded: Vec<_> = self.versions.iter().map(|model| format!("{:?}", model.info().version)).collect();
+            let loaded: Vec<_> = self.versions().map(|model| format!("{:?}", model.info().version)).collect();
             let is_or_are = if loaded.len() == 1 { "the version" } else { "the versions" };
             let loaded = match loaded.is_empty() {
                 true => "none is loaded".to_owned(),
@@ -185,9 +217,9 @@ impl Models {
         self.table().by_name.values().filter_map(|served| served.versions.last().cloned()).collect()
     }
 
-    /// Whether every model is ready.
+    /// Whether every model is ready. A version that answers nobody does not count.
     pub(crate) fn all_ready(&self) -> bool {
-        self.table().all().all(|model| model.readiness().is_ready())
+        self.table().by_name.values().flat_map(|served| &served.versions).all(|model| model.readiness().is_ready())
     }
 
     /// Those that the caller may use.

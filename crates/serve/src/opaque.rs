@@ -17,7 +17,7 @@ use crate::statistics::Statistics;
 use crate::thread::{Loading, Readiness};
 
 /// The tensors of one request, which the signature has passed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TensorRequest {
     pub(crate) tensors: Vec<NamedTensor<Bytes>>,
     /// Their rows: what batches are measured by.

@@ -116,6 +116,12 @@ pub(crate) enum Refusal {
         /// Why, and what to do.
         reason: String,
     },
+    /// The repository does not say what it has.
+    #[error("the repository cannot be read: {reason}")]
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
     /// The server is on its way out.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -153,7 +159,10 @@ impl Refusal {
             Refusal::TooLarge { .. } | Refusal::HeadTooLarge { .. } => "too_large",
             Refusal::TooSlow => "too_slow",
             Refusal::DeadlineExceeded | Refusal::Idle(_) | Refusal::TooLate => "deadline",
-            Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => "unavailable",
+            Refusal::NotReady { .. }
+            | Refusal::CannotLoad { .. }
+            | Refusal::Unreadable { .. }
+            | Refusal::ShuttingDown => "unavailable",
             Refusal::Stopped { .. } | Refusal::Failed { .. } => "failed",
         }
     }
@@ -183,7 +192,7 @@ impl Refusal {
             | Refusal::TooSlow => Code::ResourceExhausted,
             Refusal::DeadlineExceeded | Refusal::Idle(_) | Refusal::TooLate => Code::DeadlineExceeded,
             Refusal::CannotLoad { .. } => Code::FailedPrecondition,
-            Refusal::NotReady { .. } | Refusal::ShuttingDown => Code::Unavailable,
+            Refusal::NotReady { .. } | Refusal::Unreadable { .. } | Refusal::ShuttingDown => Code::Unavailable,
             Refusal::Stopped { .. } | Refusal::Failed { .. } => Code::Internal,
         }
     }

@@ -235,7 +235,7 @@ async fn open_repository(
     metrics: &Arc<Metrics>,
     health: &HealthReporter,
 ) -> Result<Repository, ServeError> {
-    let repository = Repository::new(config.clone(), server, models, metrics, health);
+    let repository = Repository::open(config.clone(), server, models, metrics, health)?;
     let failed = |source| ServeError::Repository { path: config.path.clone(), source };
     repository.begin().await.map_err(failed)?;
     Ok(repository)

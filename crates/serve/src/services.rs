@@ -155,7 +155,7 @@ impl TextLimits {
 }
 
 /// Has a model answer checked inputs and logs what it took, never what they say. `field` is what the request calls them.
-pub(crate) async fn answer<I: Input, A: Send + 'static>(
+pub(crate) async fn answer<I: Input + Clone, A: Send + Clone + 'static>(
     method: &'static str,
     model: &BatchHandle<I, A>,
     inputs: Vec<I>,
@@ -164,7 +164,11 @@ pub(crate) async fn answer<I: Input, A: Send + 'static>(
 ) -> Result<Answered<A>, Refusal> {
     let count = inputs.len();
     let name = model.info().name.as_str();
+    let shadow = model.shadow().map(|shadow| shadow.ask(&inputs, field, admitted));
     let result = model.answer(inputs, field, admitted).await;
+    if let (Some(shadow), Ok(answered)) = (shadow, &result) {
+        shadow.answered(&answered.answers);
+    }
     match &result {
         Ok(answered) => {
             trace::note_stages(answered.waited, answered.computed);
@@ -199,7 +203,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// The index of the most probable label, the first of equal ones.
-fn most_probable(probabilities: &[f32]) -> usize {
+pub(crate) fn most_probable(probabilities: &[f32]) -> usize {
     let mut best = 0;
     let mut best_probability = f32::NEG_INFINITY;
     for (index, &probability) in probabilities.iter().enumerate() {

@@ -196,7 +196,11 @@ async fn versions_are_chosen_shared_out_and_called_by_other_names() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     (1..=3).for_each(|version| put(root, "films", version));
-    let films = RepositoryModelConfig { versions: Some(VersionPolicy::All), weights: BTreeMap::from([(1, 1), (2, 1)]) };
+    let films = RepositoryModelConfig {
+        versions: Some(VersionPolicy::All),
+        weights: BTreeMap::from([(1, 1), (2, 1)]),
+        ..RepositoryModelConfig::default()
+    };
     let config = RepositoryConfig {
         models: BTreeMap::from([("films".to_owned(), films)]),
         aliases: BTreeMap::from([("best".to_owned(), "films/3".to_owned())]),

@@ -22,8 +22,9 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present_any = ["config", "repository"], value_name = "MODEL")]
     packages: Vec<String>,
 
-    /// A folder of models that come and go while the server runs: NAME/VERSION/, a version being a whole number
-    #[arg(long, value_name = "FOLDER")]
+    /// A folder of models that come and go while the server runs: NAME/VERSION/, a version being a whole number. Or its URL
+    /// in an object store, s3://bucket/models, gs://…, az://… or file:///…, by the credentials of the environment
+    #[arg(long, value_name = "FOLDER|URL")]
     repository: Option<PathBuf>,
 
     /// Look at the repository again and again, and load and unload what came and went
@@ -123,6 +124,7 @@ Examples:
   tidemill serve run/package
   tidemill serve run/package --address 0.0.0.0:8080 --keys keys.toml --tls-certificate cert.pem --tls-key key.pem
   tidemill serve --repository models --poll
+  AWS_REGION=eu-west-1 tidemill serve --repository s3://bucket/models
   tidemill serve chat=SmolLM2-135M-Instruct.Q4_1.gguf --max-sequences 32
   tidemill serve scorer.pt --allow-code
   grpcurl -plaintext 127.0.0.1:8080 list
@@ -161,7 +163,7 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
     };
     if let Some(folder) = arguments.config.as_ref().and_then(|path| path.parent()) {
         config.packages.iter_mut().for_each(|package| *package = package.within(folder));
-        config.repository.iter_mut().for_each(|repository| repository.path = folder.join(&repository.path));
+        config.repository = config.repository.map(|repository| repository.within(folder));
         if let Some(file) = &mut config.keys {
             *file = folder.join(&*file);
         }

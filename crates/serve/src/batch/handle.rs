@@ -13,6 +13,7 @@ use crate::admitted::Admitted;
 use crate::metrics::BatchMetrics;
 use crate::model::ModelInfo;
 use crate::refusal::Refusal;
+use crate::shadow::Beside;
 use crate::statistics::Statistics;
 use crate::thread::Readiness;
 
@@ -38,6 +39,7 @@ pub(crate) struct Answered<A> {
 /// and what was waiting is done.
 pub(crate) struct BatchHandle<I, A> {
     shared: Arc<Shared<I, A>>,
+    shadow: Option<Arc<Beside<I, A>>>,
 }
 
 struct Shared<I, A> {
@@ -50,7 +52,7 @@ struct Shared<I, A> {
 
 impl<I, A> Clone for BatchHandle<I, A> {
     fn clone(&self) -> Self {
-        BatchHandle { shared: Arc::clone(&self.shared) }
+        BatchHandle { shared: Arc::clone(&self.shared), shadow: self.shadow.clone() }
     }
 }
 
@@ -74,7 +76,20 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
         readiness: Readiness,
         statistics: Statistics,
     ) -> BatchHandle<I, A> {
-        BatchHandle { shared: Arc::new(Shared { info, schedule, line: Arc::new(line), readiness, statistics }) }
+        BatchHandle {
+            shared: Arc::new(Shared { info, schedule, line: Arc::new(line), readiness, statistics }),
+            shadow: None,
+        }
+    }
+
+    /// The same model, whose requests are put to a shadow too.
+    pub(crate) fn with_shadow(&self, shadow: Beside<I, A>) -> BatchHandle<I, A> {
+        BatchHandle { shared: Arc::clone(&self.shared), shadow: Some(Arc::new(shadow)) }
+    }
+
+    /// The shadow that a request is put to besides.
+    pub(crate) fn shadow(&self) -> Option<&Beside<I, A>> {
+        self.shadow.as_deref()
     }
 
     /// What the model is called and what it answers with.

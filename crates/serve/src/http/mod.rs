@@ -80,7 +80,7 @@ fn status(refusal: &Refusal) -> StatusCode {
         | Refusal::TooFast { .. }
         | Refusal::KeyBusy { .. }
         | Refusal::TooSlow => StatusCode::TOO_MANY_REQUESTS,
-        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
+        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::Unreadable { .. } | Refusal::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Refusal::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,

@@ -69,7 +69,9 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         | Refusal::TooFast { .. }
         | Refusal::KeyBusy { .. }
         | Refusal::TooSlow => "Overloaded",
-        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => "Unhealthy",
+        Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::Unreadable { .. } | Refusal::ShuttingDown => {
+            "Unhealthy"
+        }
         Refusal::Stopped { .. } | Refusal::Failed { .. } | Refusal::DeadlineExceeded | Refusal::Idle(_) => "Backend",
     };
     let mut response = (status(refusal), Json(Problem { error: refusal.to_string(), error_type })).into_response();

@@ -41,9 +41,10 @@ impl From<&Refusal> for ErrorObject {
             | Refusal::KeyBusy { .. } => ("rate_limit_error", Some("rate_limit_exceeded")),
             Refusal::TooSlow => ("rate_limit_error", Some("read_too_slowly")),
             Refusal::DeadlineExceeded | Refusal::Idle(_) | Refusal::TooLate => ("timeout_error", Some("timeout")),
-            Refusal::NotReady { .. } | Refusal::CannotLoad { .. } | Refusal::ShuttingDown => {
-                ("service_unavailable_error", Some("unavailable"))
-            }
+            Refusal::NotReady { .. }
+            | Refusal::CannotLoad { .. }
+            | Refusal::Unreadable { .. }
+            | Refusal::ShuttingDown => ("service_unavailable_error", Some("unavailable")),
             Refusal::Stopped { .. } | Refusal::Failed { .. } => ("server_error", Some("model_failed")),
         };
         let param = match refusal {
