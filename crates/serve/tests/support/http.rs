@@ -41,22 +41,22 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 /// What is answered to a request with these lines in its head, over any connection.
-pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    line: &str,
-    head: &str,
-    body: &str,
-) -> Answer {
+pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: S, line: &str, head: &str, body: &str) -> Answer {
     let request = format!(
         "{line} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{head}\
          Connection: close\r\n\r\n{body}",
         body.len()
     );
+    say(stream, &request).await
+}
+
+/// What is answered to a request that is written out.
+pub(crate) async fn say<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).await.unwrap();
     read(stream).await
 }
 
-/// The same, over a connection of its own, by whoever has this key.
+/// What is answered over a connection of its own to whoever has this key.
 pub(crate) async fn ask_with_key(address: SocketAddr, key: &str, line: &str, body: &str) -> Answer {
     let head = if key.is_empty() { String::new() } else { format!("Authorization: Bearer {key}\r\n") };
     ask(TcpStream::connect(address).await.unwrap(), line, &head, body).await
