@@ -1,4 +1,4 @@
-//! Models on libtorch: layers, text classifiers, encoders and their tasks, memory-mapped weights, packages and pipelines.
+//! Models on libtorch: layers, text classifiers, encoders and their tasks, weights on disk, packages and pipelines.
 //!
 //! A model is built from a configuration and [`Parameters`]; a [`Package`] is a folder that holds a trained one with its
 //! tokeniser; a [`Pipeline`] is an open package that turns texts into probabilities; the [`tasks`] open a [`Checkpoint`]

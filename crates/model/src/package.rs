@@ -229,7 +229,7 @@ impl Package {
             .map_err(|source| PackageError::Tokenizer { file: self.folder.join(TOKENIZER), source })
     }
 
-    /// The weights, mapped.
+    /// The weights, of which only the header has been read.
     ///
     /// # Errors
     /// [`PackageError::Weights`] when the file is not a sound safetensors file.

@@ -1,5 +1,5 @@
 //! A model's parameters by name. A variable's path in the code is its tensor's name in the checkpoint, so that weights
-//! load without a table of renames. Owns where the numbers come from: an initialiser, a mapped file, or the parameters
+//! load without a table of renames. Owns where the numbers come from: an initialiser, a file, or the parameters
 //! of a model that is being trained. Knows nothing of layers or optimisers.
 
 use std::cell::RefCell;
@@ -38,8 +38,8 @@ pub struct Parameters {
 enum Source {
     /// Fresh, and to be trained.
     Initialised { seed: u64 },
-    /// Views of mapped files, never to change.
-    Mapped(Box<dyn TensorSource>),
+    /// Out of files, never to change.
+    Stored(Box<dyn TensorSource>),
     /// The tensors of other parameters, which may change under us.
     Shared(BTreeMap<String, Tensor>),
 }
@@ -50,10 +50,10 @@ impl Parameters {
         Parameters::from_source(Source::Initialised { seed }, device)
     }
 
-    /// Parameters for inference, out of mapped files. On the CPU float32 tensors are views of the map; other float
-    /// types and other devices take a copy. They have no gradients, and layers may pack them.
-    pub fn mapped(source: Box<dyn TensorSource>, device: Device) -> Parameters {
-        Parameters::from_source(Source::Mapped(source), device)
+    /// Parameters for inference, out of files, which they do not depend on once they are read. They have no gradients,
+    /// and layers may pack them.
+    pub fn stored(source: Box<dyn TensorSource>, device: Device) -> Parameters {
+        Parameters::from_source(Source::Stored(source), device)
     }
 
     /// The same tensors again, without gradients, for a second model over the first one's weights: evaluation during
@@ -167,7 +167,7 @@ impl Parameters {
                 let tensor = init.tensor(shape, *seed, &name)?.f_to_device(self.device)?;
                 tensor.f_set_requires_grad(true)?
             }
-            Source::Mapped(weights) => {
+            Source::Stored(weights) => {
                 let file = weights.file_of(&name).display();
                 let problem = |found: &[i64]| {
                     format!("has the shape {found:?} in {file}, but the configuration asks for {shape:?}")
@@ -209,7 +209,7 @@ impl Parameters {
         shape: &[i64],
         turn: Option<impl FnOnce(&Tensor) -> Result<Tensor, TchError>>,
     ) -> Result<Matrix, ModelError> {
-        let Source::Mapped(source) = &self.source else {
+        let Source::Stored(source) = &self.source else {
             let problem = "is to be trained, and only weights that never change can be packed".to_string();
             return Err(ModelError::Tensor { tensor: name, problem });
         };
@@ -270,7 +270,7 @@ impl Path<'_> {
         Path { parameters: self.parameters, prefix: self.name(&name.to_string()) }
     }
 
-    /// The parameter `name` at this place: initialised, mapped or shared as the [`Parameters`] are.
+    /// The parameter `name` at this place: initialised, stored or shared as the [`Parameters`] are.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] when it is asked for twice, missing, or of another shape than `shape`.
@@ -303,7 +303,7 @@ impl Path<'_> {
     /// Whether the checkpoint has the tensor `name` at this place.
     pub fn contains(&self, name: &str) -> bool {
         match &self.parameters.source {
-            Source::Mapped(source) => source.shape(&self.name(name)).is_some(),
+            Source::Stored(source) => source.shape(&self.name(name)).is_some(),
             Source::Shared(tensors) => tensors.contains_key(&self.name(name)),
             Source::Initialised { .. } => false,
         }
@@ -311,7 +311,7 @@ impl Path<'_> {
 
     /// Whether parameters here never change, so that a layer may keep a packed copy.
     pub fn is_constant(&self) -> bool {
-        matches!(self.parameters.source, Source::Mapped(_))
+        matches!(self.parameters.source, Source::Stored(_))
     }
 
     /// The device of the parameters.

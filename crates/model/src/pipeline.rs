@@ -113,7 +113,7 @@ const TOKENS_A_PASS: usize = 8192;
 const TEXTS_FOR_THREADS: usize = 256;
 
 impl Pipeline {
-    /// Opens a package: checks it, maps its weights, builds the model.
+    /// Opens a package: checks it, reads its weights, builds the model.
     ///
     /// # Errors
     /// [`PackageError`] that names the file or tensor and says what to do.
@@ -122,7 +122,7 @@ impl Pipeline {
         let model = |source| PackageError::Model { folder: folder.to_path_buf(), source };
         let weights = package.weights()?;
         let encoder = package.encoder()?;
-        let parameters = Parameters::mapped(Box::new(weights.clone()), options.device);
+        let parameters = Parameters::stored(Box::new(weights.clone()), options.device);
         let classifier = architectures::build(&parameters.root(), package.config()).map_err(model)?;
         if let Some(tensor) = parameters.unused(&weights).into_iter().next() {
             let problem = format!("is in {}, but the configuration has no place for it", weights.file().display());

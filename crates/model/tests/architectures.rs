@@ -60,7 +60,7 @@ fn largest_difference(found: &Tensor, expected: &Tensor) -> f64 {
 #[test]
 fn inference_gives_the_logits_of_pytorch() {
     for fixture in fixtures() {
-        let parameters = Parameters::mapped(Box::new(fixture.weights.clone()), Device::Cpu);
+        let parameters = Parameters::stored(Box::new(fixture.weights.clone()), Device::Cpu);
         let model = architectures::build(&parameters.root(), &fixture.config).unwrap();
         // The second pass runs on weights that the first has packed.
         for pass in 0..2 {

@@ -285,7 +285,7 @@ fn perplexity_is_that_of_transformers() {
 #[test]
 fn perplexity_of_too_little_or_foreign_tokens_is_refused() {
     let checkpoint = stored("qwen2");
-    let parameters = Parameters::mapped(checkpoint.source().unwrap(), Device::Cpu);
+    let parameters = Parameters::stored(checkpoint.source().unwrap(), Device::Cpu);
     let model = decoders::build(&parameters.root(), checkpoint.config(), 64).unwrap();
     let of =
         |tokens: &[u32], window, stride| of_tokens(model.as_ref(), tokens, Windows { window, stride }, &mut |_, _| ());

@@ -30,7 +30,7 @@ fn rows(ids: &Tensor) -> Vec<Vec<u32>> {
 fn read(folder: PathBuf) -> Fixture {
     let config = json(&folder.join("config.json"));
     let weights = Weights::open(&folder.join("model.safetensors")).unwrap();
-    let parameters = Parameters::mapped(Box::new(weights.clone()), Device::Cpu);
+    let parameters = Parameters::stored(Box::new(weights.clone()), Device::Cpu);
     let model = encoder_decoders::build(&parameters.root(), &config, 64).unwrap();
     let expected = Weights::open(&folder.join("expected.safetensors")).unwrap();
     let tensor = |name: &str| expected.tensor(name, Device::Cpu).unwrap();

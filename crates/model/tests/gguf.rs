@@ -378,6 +378,21 @@ proptest! {
     }
 }
 
+#[test]
+fn a_long_header_is_read_and_a_file_that_is_cut_off_later_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.gguf");
+    let template = "a".repeat(3 << 20);
+    let keys =
+        vec![key("general.architecture", 8, &text("llama")), key("tokenizer.chat_template", 8, &text(&template))];
+    fs::write(&path, File { keys, ..File::default() }.bytes()).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    assert_eq!(gguf.floats("a").unwrap(), [0.0; 8]);
+    fs::File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+    let problem = gguf.floats("a").unwrap_err().to_string();
+    assert!(problem.contains("long.gguf") && problem.contains("cut off"), "{problem}");
+}
+
 /// The real file, where it is: `TIDEMILL_GGUF` names it.
 #[test]
 fn a_real_file_opens_fast_and_speaks_its_own_tokens() {
@@ -388,12 +403,12 @@ fn a_real_file_opens_fast_and_speaks_its_own_tokens() {
     let checkpoint = Checkpoint::open(&path).unwrap();
     let opened = start.elapsed();
     let tensors = checkpoint.source().unwrap();
-    let mapped = start.elapsed();
+    let listed = start.elapsed();
     let tokenizer = checkpoint.tokenizer().unwrap();
     let loaded = start.elapsed();
     let table = tensors.tensor("model.embed_tokens.weight", Device::Cpu).unwrap();
     println!(
-        "opened {opened:?}, mapped {mapped:?}, tokeniser {loaded:?}, table of {:?} {:?}",
+        "opened {opened:?}, listed {listed:?}, tokeniser {loaded:?}, table of {:?} {:?}",
         table.size(),
         start.elapsed()
     );

@@ -93,7 +93,20 @@ fn tensors_outlive_the_weights_and_never_write_to_the_file() {
 }
 
 #[test]
-fn an_unaligned_tensor_is_copied_and_right() {
+fn a_file_that_is_cut_off_changes_no_tensor_and_is_an_error_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    write(&path, &tensors()).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    let read = weights.tensor("z.weight", Device::Cpu).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    assert_eq!(read.sum(Kind::Float).double_value(&[]), 66.0);
+    let problem = weights.tensor("z.weight", Device::Cpu).unwrap_err().to_string();
+    assert!(problem.contains("model.safetensors") && problem.contains("cut off"), "{problem}");
+}
+
+#[test]
+fn an_unaligned_tensor_is_right() {
     let (_folder, path) = {
         let header = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}}"#;
         file_with(header, 5)

@@ -1,6 +1,6 @@
 //! A checkpoint: configuration, weights and tokeniser on disk in any form that is read, each a [`Checkpoint`]. What the
-//! forms look like is in `folder.rs` and `gguf/`; what architectures do with a configuration is elsewhere. Opening maps and
-//! reads small files; weights are touched when a tensor is asked for.
+//! forms look like is in `folder.rs` and `gguf/`; what architectures do with a configuration is elsewhere. Opening
+//! reads headers and small files; weights are read when a tensor is asked for.
 
 mod error;
 mod export;
@@ -192,7 +192,7 @@ impl Checkpoint {
         Ok(Weights::open(&file)?)
     }
 
-    /// The weights under their Hugging Face names: mapped, not read.
+    /// The weights under their Hugging Face names, not yet read.
     ///
     /// # Errors
     /// [`CheckpointError`] that names the file, and the tensor where there is one.

@@ -14,7 +14,7 @@ use super::folder::{is_plain_name, read_needed};
 use crate::error::WeightsError;
 use crate::weights::{self, TensorSource, Weights};
 
-/// The tensors of several safetensors files under one roof, each mapped, none read.
+/// The tensors of several safetensors files under one roof, none read.
 #[derive(Debug)]
 pub struct Shards {
     index: PathBuf,
@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for WeightMap {
 }
 
 impl Shards {
-    /// Opens the index and maps every file that it names.
+    /// Opens the index and every file that it names.
     ///
     /// # Errors
     /// [`CheckpointError`] that names the file, and the tensor where there is one: an index that is not one, a shard that

@@ -149,7 +149,7 @@ impl EncoderModel {
         let source = modern_names(source);
         let prefix = format!("{}.", architecture.prefix);
         let prefixed = source.names().iter().any(|name| name.starts_with(&prefix));
-        let parameters = Parameters::mapped(source, device);
+        let parameters = Parameters::stored(source, device);
         let root = parameters.root();
         let base = if prefixed { root.sub(architecture.prefix) } else { root.clone() };
         tch::no_grad(|| {

@@ -305,7 +305,7 @@ fn layer_of(
         "SiLU" => Some(Activation::Silu),
         other => return Err(refuse(format!("its activation {other} is none of Identity, Tanh, ReLU, GELU, SiLU"))),
     };
-    let parameters = Parameters::mapped(Box::new(checkpoint.module_weights(module)?), options.device);
+    let parameters = Parameters::stored(Box::new(checkpoint.module_weights(module)?), options.device);
     let (inputs, outputs) = (dense.in_features as i64, dense.out_features as i64);
     let linear = FusedLinear::new(&parameters.root().sub("linear"), inputs, outputs, dense.bias, Kind::Float)?;
     Ok(match activation {

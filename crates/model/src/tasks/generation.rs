@@ -218,7 +218,7 @@ impl Generator {
     /// [`GeneratorError`] that names the file, key or tensor that is wrong.
     pub fn open(path: &Path, options: &GeneratorOptions) -> Result<Generator, GeneratorError> {
         let checkpoint = Checkpoint::open(path)?;
-        let parameters = Parameters::mapped(checkpoint.source()?, options.device).with_precision(options.precision);
+        let parameters = Parameters::stored(checkpoint.source()?, options.device).with_precision(options.precision);
         if is_encoder_decoder(model_type(&checkpoint)) {
             return Generator::open_encoder_decoder(&checkpoint, &parameters, options);
         }
@@ -461,7 +461,7 @@ fn open_draft(path: &Path, model: &Checkpoint, options: &GeneratorOptions) -> Re
         let (draft, model) = (draft.path().to_path_buf(), model.path().to_path_buf());
         return Err(GeneratorError::DraftTokens { draft, model });
     }
-    let parameters = Parameters::mapped(draft.source()?, options.device);
+    let parameters = Parameters::stored(draft.source()?, options.device);
     OpenDecoder::new(&draft, &parameters, options)
 }
 

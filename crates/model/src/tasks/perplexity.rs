@@ -127,7 +127,7 @@ pub fn of_checkpoint(
     windows: Windows,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Perplexity, GeneratorError> {
-    let parameters = Parameters::mapped(checkpoint.source()?, Device::Cpu).with_precision(precision);
+    let parameters = Parameters::stored(checkpoint.source()?, Device::Cpu).with_precision(precision);
     let model = decoders::build(&parameters.root(), checkpoint.config(), windows.window as i64)?;
     Ok(of_tokens(model.as_ref(), tokens, windows, progress)?)
 }

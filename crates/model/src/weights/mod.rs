@@ -1,16 +1,15 @@
-//! Tensors on disk by name ([`TensorSource`]), and one form of them: safetensors files, mapped into memory when read,
-//! the same bytes every time when written (`write.rs`). Other forms are under `checkpoint/`. The header is checked here
-//! before any tensor is made, so that a lying file is an error that names the tensor, never a bad read. The map belongs to
-//! libtorch (a private file mapping), so it lives exactly as long as the last tensor that looks into it.
+//! Tensors on disk by name ([`TensorSource`]), and one form of them: safetensors files, read tensor by tensor
+//! (`stored.rs`), the same bytes every time when written (`write.rs`). Other forms are under `checkpoint/`. The header is
+//! checked here before any tensor is made, so that a lying file is an error that names the tensor, never a bad read. A
+//! tensor is a copy: what becomes of the file later is nothing to it.
 //! Format: <https://huggingface.co/docs/safetensors>.
 
 mod quantised;
+mod stored;
 mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::WeightsError;
 
 pub use quantised::{Bits, GROUP, Quantised};
+pub(crate) use stored::{ReadError, StoredBytes};
 pub use write::write;
 pub(crate) use write::{write_in_place, write_one_by_one};
 
@@ -40,10 +40,10 @@ pub trait TensorSource: Send {
     /// The element type that [`TensorSource::tensor`] gives, or nothing when there is no such tensor.
     fn kind(&self, name: &str) -> Option<Kind>;
 
-    /// One tensor: a view of the mapped file where that can be.
+    /// One tensor, read now: it no longer depends on the file.
     ///
     /// # Errors
-    /// [`WeightsError`] when there is none of this name, or the device refuses.
+    /// [`WeightsError`] when there is none of this name, the file has become shorter, or the device refuses.
     fn tensor(&self, name: &str, device: Device) -> Result<Tensor, WeightsError>;
 
     /// A matrix as the integers it was quantised to, or nothing when its numbers are stored as floats. Every number is
@@ -58,7 +58,7 @@ pub trait TensorSource: Send {
     }
 }
 
-/// A safetensors file whose header has been checked and whose bytes are mapped, not read.
+/// A safetensors file whose header has been checked and whose tensors are read when they are asked for.
 ///
 /// # Example
 /// ```
@@ -75,13 +75,12 @@ pub trait TensorSource: Send {
 /// assert_eq!(weights.tensor("classifier.bias", Device::Cpu)?.size(), [2]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone)]
 pub struct Weights {
     file: PathBuf,
     entries: Arc<BTreeMap<String, Entry>>,
     metadata: Arc<BTreeMap<String, String>>,
-    /// The whole file as bytes. Tensors are views of it and keep its storage, and so the map, alive.
-    map: Tensor,
-    bytes: u64,
+    stored: Arc<StoredBytes>,
 }
 
 #[derive(Debug)]
@@ -90,37 +89,27 @@ struct Entry {
     shape: Vec<i64>,
     /// From the start of the file.
     start: usize,
-    length: usize,
 }
 
 impl Weights {
-    /// Maps a file and checks its header: its length, that names are unique, types known, shapes sane, and that the
+    /// Opens a file and checks its header: its length, that names are unique, types known, shapes sane, and that the
     /// tensors' bytes lie inside the file, one after another, without overlap or gap.
     ///
     /// # Errors
     /// [`WeightsError`] that names the file, and the tensor where there is one.
     pub fn open(path: &Path) -> Result<Weights, WeightsError> {
-        let io = |source| WeightsError::Io { file: path.to_path_buf(), source };
         let refuse = |problem: String| WeightsError::Header { file: path.to_path_buf(), problem };
-        let mut file = File::open(path).map_err(io)?;
-        let about = file.metadata().map_err(io)?;
-        if !about.is_file() {
-            return Err(refuse("is not a file".to_string()));
-        }
-        let (header, data_start) = read_header(&mut file, about.len()).map_err(|problem| match problem {
-            HeaderProblem::Io(source) => io(source),
-            HeaderProblem::Format(problem) => refuse(problem),
-        })?;
+        let stored = StoredBytes::open(path).map_err(|source| failed(path, source))?;
+        let (header, data_start) = read_header(path, &stored)?;
         let Header { mut tensors, metadata } = serde_json::from_slice(&header)
             .map_err(|error| refuse(format!("its header is not the JSON of a safetensors file: {error}")))?;
         tensors.sort_by_key(|(_, entry)| entry.data_offsets);
-        let entries = check_entries(path, tensors, data_start, about.len())?;
+        let entries = check_entries(path, tensors, data_start, stored.length())?;
         Ok(Weights {
-            map: map_file(path, about.len())?,
             file: path.to_path_buf(),
             entries: Arc::new(entries),
             metadata: Arc::new(metadata),
-            bytes: about.len(),
+            stored: Arc::new(stored),
         })
     }
 
@@ -131,7 +120,7 @@ impl Weights {
 
     /// The file's length in bytes.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.stored.length()
     }
 
     /// The tensors' names, sorted.
@@ -154,21 +143,19 @@ impl Weights {
         self.entries.get(name).map(|entry| entry.kind)
     }
 
-    /// One tensor. On the CPU it is a view of the mapped file: nothing is copied, pages are read when they are used,
-    /// and writing into it changes memory, never the file. (A tensor that the file leaves unaligned is copied.)
+    /// One tensor, read now.
     ///
     /// # Errors
-    /// [`WeightsError::Tensor`] when there is none of this name, [`WeightsError::Torch`] when the device refuses.
+    /// [`WeightsError::Tensor`] when there is none of this name, [`WeightsError::Io`] when it cannot be read any more,
+    /// [`WeightsError::Torch`] when the device refuses.
     pub fn tensor(&self, name: &str, device: Device) -> Result<Tensor, WeightsError> {
         let entry = self.entries.get(name).ok_or_else(|| missing(&self.file, name))?;
-        self.view(entry, device).map_err(|source| WeightsError::Torch { file: self.file.clone(), source })
-    }
-
-    fn view(&self, entry: &Entry, device: Device) -> Result<Tensor, tch::TchError> {
-        let bytes = self.map.f_narrow(0, entry.start as i64, entry.length as i64)?;
-        let aligned = entry.start.is_multiple_of(entry.kind.elt_size_in_bytes());
-        let bytes = if aligned { bytes } else { copy(&bytes)? };
-        bytes.f_view_dtype(entry.kind)?.f_view(entry.shape.as_slice())?.f_to_device(device)
+        let torch = |source| WeightsError::Torch { file: self.file.clone(), source };
+        let tensor = self.stored.tensor(entry.start, entry.kind, &entry.shape).map_err(|error| match error {
+            ReadError::Io(source) => failed(&self.file, source),
+            ReadError::Torch(source) => torch(source),
+        })?;
+        tensor.f_to_device(device).map_err(torch)
     }
 }
 
@@ -194,60 +181,39 @@ impl TensorSource for Weights {
     }
 }
 
-pub(crate) fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
-    let mut copied = tensor.f_empty_like()?;
-    copied.f_copy_(tensor)?;
-    Ok(copied)
-}
-
-impl Clone for Weights {
-    /// The same map again: nothing is read or copied.
-    fn clone(&self) -> Weights {
-        Weights {
-            file: self.file.clone(),
-            entries: Arc::clone(&self.entries),
-            metadata: Arc::clone(&self.metadata),
-            map: self.map.shallow_clone(),
-            bytes: self.bytes,
-        }
-    }
-}
-
 impl fmt::Debug for Weights {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Weights({}, {} tensors)", self.file.display(), self.entries.len())
     }
 }
 
-enum HeaderProblem {
-    Io(std::io::Error),
-    Format(String),
+fn failed(file: &Path, source: std::io::Error) -> WeightsError {
+    WeightsError::Io { file: file.to_path_buf(), source }
 }
 
 /// The header's bytes, and where the tensors' bytes start.
-fn read_header(file: &mut File, length: u64) -> Result<(Vec<u8>, u64), HeaderProblem> {
-    let mut size = [0; 8];
+fn read_header(path: &Path, stored: &StoredBytes) -> Result<(Vec<u8>, u64), WeightsError> {
+    let refuse = |problem: String| Err(WeightsError::Header { file: path.to_path_buf(), problem });
+    let length = stored.length();
     if length < 8 {
-        return Err(HeaderProblem::Format(format!(
+        return refuse(format!(
             "is not a safetensors file: it has {length} bytes, and the header's length alone takes 8"
-        )));
+        ));
     }
-    file.read_exact(&mut size).map_err(HeaderProblem::Io)?;
-    let size = u64::from_le_bytes(size);
+    let read = |range| stored.read(range).map_err(|source| failed(path, source));
+    let size = u64::from_le_bytes(read(0..8)?.try_into().unwrap_or_default());
     if size > MAX_HEADER_BYTES {
-        return Err(HeaderProblem::Format(format!(
+        return refuse(format!(
             "is not a safetensors file: its header claims {size} bytes, more than the format allows"
-        )));
+        ));
     }
     if size > length - 8 {
-        return Err(HeaderProblem::Format(format!(
+        return refuse(format!(
             "is cut short: its header claims {size} bytes and the file has {} after its first 8",
             length - 8
-        )));
+        ));
     }
-    let mut header = vec![0; size as usize];
-    file.read_exact(&mut header).map_err(HeaderProblem::Io)?;
-    Ok((header, 8 + size))
+    Ok((read(8..8 + size as usize)?, 8 + size))
 }
 
 /// The header as it stands, before anything in it is believed.
@@ -339,7 +305,6 @@ fn check_entries(
             kind,
             shape: raw.shape.iter().map(|&dimension| dimension as i64).collect(),
             start: (data_start + start) as usize,
-            length: length as usize,
         };
         entries.insert(name, entry);
     }
@@ -355,15 +320,6 @@ fn check_entries(
 /// A tensor that is not there, as an error.
 pub(crate) fn missing(file: &Path, name: &str) -> WeightsError {
     WeightsError::Tensor { file: file.to_path_buf(), tensor: name.to_string(), problem: "is missing".to_string() }
-}
-
-/// libtorch's own private mapping: read-only on the disk, copied on write in memory, unmapped with its last tensor.
-pub(crate) fn map_file(path: &Path, length: u64) -> Result<Tensor, WeightsError> {
-    let refuse = |problem: String| WeightsError::Header { file: path.to_path_buf(), problem };
-    let name = path.to_str().ok_or_else(|| refuse("its path is not UTF-8, which libtorch needs".to_string()))?;
-    let length = i64::try_from(length).map_err(|_| refuse("is too large".to_string()))?;
-    Tensor::f_from_file(name, false, length, (Kind::Uint8, Device::Cpu))
-        .map_err(|source| WeightsError::Torch { file: path.to_path_buf(), source })
 }
 
 const KINDS: &[(&str, Kind)] = &[

@@ -73,7 +73,7 @@ pub(crate) fn open(case: &Case) -> Result<Subject, Failure> {
         let (rows, targets, unused) = (case.rows.clone(), Vec::new(), Vec::new());
         return Ok(Subject { model: Model::Encoder(model), rows, targets, unused });
     }
-    let parameters = Parameters::mapped(checkpoint.source()?, Device::Cpu).with_precision(Some(Precision::Float32));
+    let parameters = Parameters::stored(checkpoint.source()?, Device::Cpu).with_precision(Some(Precision::Float32));
     let (root, config) = (parameters.root(), checkpoint.config());
     let model = match case.expected.kind {
         CaseKind::EncoderDecoder => Model::EncoderDecoder(encoder_decoders::build(&root, config, LONGEST)?),

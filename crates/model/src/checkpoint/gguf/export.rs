@@ -447,16 +447,18 @@ fn put(
             let Some((gguf, info)) = gguf.and_then(|gguf| Some((gguf, gguf.tensor(&tensor.name)?))) else {
                 return Err(Failure::Weights(weights::missing(checkpoint.path(), &tensor.name)));
             };
-            let bytes = gguf.tensor_bytes(info);
+            let bytes = gguf
+                .tensor_bytes(info)
+                .map_err(|problem| Failure::Weights(problem.of_tensor(&tensor.name).in_file(gguf.file())))?;
             if info.kind.id() == tensor.kind.id() {
-                return out.write_all(bytes).map_err(Failure::Io);
+                return out.write_all(&bytes).map_err(Failure::Io);
             }
             let rows = tensor.shape.iter().product::<usize>() / row;
             let each = (PIECE / row).max(1);
             for first in (0..rows).step_by(each) {
                 let mut floats = vec![0.0; each.min(rows - first) * row];
                 info.kind
-                    .dequantise(bytes, row, |at| first + at, &mut floats)
+                    .dequantise(&bytes, row, |at| first + at, &mut floats)
                     .map_err(|problem| Failure::Weights(problem.of_tensor(&tensor.name).in_file(gguf.file())))?;
                 encoded(&tensor.name, &floats)?;
             }

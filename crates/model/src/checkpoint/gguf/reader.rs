@@ -1,39 +1,38 @@
-//! The GGUF container, versions 2 and 3, little-endian: metadata by key, and where each tensor's bytes lie. The file is
-//! mapped and nothing in it is believed: every count and length is checked against the bytes that are there before
-//! anything is allocated, so a lying file is an error that names the key or the tensor. Knows nothing of what keys and
-//! tensors mean. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//! The GGUF container, versions 2 and 3, little-endian: metadata by key, and where each tensor's bytes lie. The header is
+//! held, tensors are read when they are asked for, and nothing is believed: every count and length is checked against the
+//! bytes that are there before anything is allocated, so a lying file is an error that names the key or the tensor. Knows
+//! nothing of what keys and tensors mean. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
 
 use super::blocks::GgmlType;
 use super::problem::Problem;
 use crate::error::WeightsError;
+use crate::weights::StoredBytes;
 
 /// All metadata and tensor descriptions end before this byte. The largest known take some 40 MB (vocabularies of 260,000
 /// tokens with their merges).
 const MAX_HEADER_BYTES: usize = 512 << 20;
+/// A header is looked for in so many first bytes of the file, then in eight times as many, and so on.
+const FIRST_HEADER_BYTES: usize = 1 << 20;
 const MAX_KEY_BYTES: u64 = 65_535;
 /// The format allows 64.
 const MAX_TENSOR_NAME_BYTES: u64 = 256;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// A GGUF file whose header has been checked and whose bytes are mapped.
+/// A GGUF file whose header has been checked and whose tensors are read when they are asked for.
 pub struct Gguf {
     file: PathBuf,
-    bytes: Bytes,
+    /// At least all before the tensors.
+    first_bytes: Vec<u8>,
+    /// Where the tensors are, unless they are among the first bytes.
+    stored: Option<StoredBytes>,
     header: Header,
-}
-
-enum Bytes {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
 }
 
 /// One tensor's description.
@@ -95,6 +94,8 @@ struct Header {
     version: u32,
     values: BTreeMap<String, Place>,
     tensors: BTreeMap<String, TensorInfo>,
+    /// Where the descriptions of the tensors end.
+    end: usize,
 }
 
 struct Place {
@@ -105,25 +106,32 @@ struct Place {
 }
 
 impl Gguf {
-    /// Maps a file and checks its header: sizes, that names are unique, types known, and that the tensors' bytes lie
+    /// Opens a file and checks its header: sizes, that names are unique, types known, and that the tensors' bytes lie
     /// aligned inside the file without overlap.
     ///
     /// # Errors
     /// [`WeightsError`] that names the file, and the key or tensor where there is one.
     pub fn open(path: &Path) -> Result<Gguf, WeightsError> {
         let io = |source| WeightsError::Io { file: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io)?;
-        let about = file.metadata().map_err(io)?;
-        if !about.is_file() {
-            return Err(Problem::new("is not a file").in_file(path));
-        }
-        if about.len() == 0 {
+        let stored = StoredBytes::open(path).map_err(io)?;
+        if stored.length() == 0 {
             return Err(Problem::new("is empty").in_file(path));
         }
-        // SAFETY: the map is only read. A file that another process cuts short while it is mapped kills this one
-        // (SIGBUS), as with every mapped checkpoint; nothing that is read from it is believed.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Gguf::new(path.to_path_buf(), Bytes::Mapped(map))
+        let most = usize::try_from(stored.length()).unwrap_or(usize::MAX).min(MAX_HEADER_BYTES);
+        let mut looked_at = FIRST_HEADER_BYTES.min(most);
+        loop {
+            let mut first_bytes = stored.read(0..looked_at).map_err(io)?;
+            match Header::read(&first_bytes, stored.length()) {
+                Ok(header) => {
+                    first_bytes.truncate(header.end);
+                    first_bytes.shrink_to_fit();
+                    return Ok(Gguf { file: path.to_path_buf(), first_bytes, stored: Some(stored), header });
+                }
+                // It may be that the header only does not end where we stopped.
+                Err(_) if looked_at < most => looked_at = looked_at.saturating_mul(8).min(most),
+                Err(problem) => return Err(problem.in_file(path)),
+            }
+        }
     }
 
     /// As [`Gguf::open`], for bytes that are in memory. `name` stands for the file in errors.
@@ -131,12 +139,9 @@ impl Gguf {
     /// # Errors
     /// As [`Gguf::open`].
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Gguf, WeightsError> {
-        Gguf::new(PathBuf::from(name), Bytes::Owned(bytes))
-    }
-
-    fn new(file: PathBuf, bytes: Bytes) -> Result<Gguf, WeightsError> {
-        let header = Header::read(bytes.all()).map_err(|problem| problem.in_file(&file))?;
-        Ok(Gguf { file, bytes, header })
+        let file = PathBuf::from(name);
+        let header = Header::read(&bytes, bytes.len() as u64).map_err(|problem| problem.in_file(&file))?;
+        Ok(Gguf { file, first_bytes: bytes, stored: None, header })
     }
 
     /// The file this was opened from.
@@ -151,7 +156,7 @@ impl Gguf {
 
     /// The file's length in bytes.
     pub fn length(&self) -> usize {
-        self.bytes.all().len()
+        self.stored.as_ref().map_or(self.first_bytes.len(), |stored| stored.length() as usize)
     }
 
     /// The metadata's keys, sorted.
@@ -162,7 +167,7 @@ impl Gguf {
     /// The value under a key of the metadata.
     pub fn value(&self, key: &str) -> Option<Value<'_>> {
         let place = self.header.values.get(key)?;
-        let bytes = self.bytes.all().get(place.bytes.clone())?;
+        let bytes = self.first_bytes.get(place.bytes.clone())?;
         match place.count {
             Some(count) => Some(Value::Array(Array { element: place.element, count, bytes })),
             None => place.element.decode(&mut Cursor { bytes, at: 0 }),
@@ -173,7 +178,7 @@ impl Gguf {
     pub(crate) fn encoded(&self, key: &str) -> Option<Vec<u8>> {
         const ARRAY: u32 = 9;
         let place = self.header.values.get(key)?;
-        let (element, bytes) = (place.element.id().to_le_bytes(), self.bytes.all().get(place.bytes.clone())?);
+        let (element, bytes) = (place.element.id().to_le_bytes(), self.first_bytes.get(place.bytes.clone())?);
         Some(match place.count {
             None => [&element, bytes].concat(),
             Some(count) => [&ARRAY.to_le_bytes(), &element, &(count as u64).to_le_bytes()[..], bytes].concat(),
@@ -204,8 +209,8 @@ impl Gguf {
         let info = self.tensor(name).ok_or_else(|| crate::weights::missing(&self.file, name))?;
         let row = info.shape.last().copied().unwrap_or(1);
         let mut floats = vec![0.0; info.shape.iter().product()];
-        info.kind
-            .dequantise(self.tensor_bytes(info), row, |row| row, &mut floats)
+        self.tensor_bytes(info)
+            .and_then(|bytes| info.kind.dequantise(&bytes, row, |row| row, &mut floats))
             .map_err(|problem| problem.of_tensor(name).in_file(&self.file))?;
         Ok(floats)
     }
@@ -214,14 +219,26 @@ impl Gguf {
         self.header.tensors.get(name)
     }
 
-    pub(crate) fn tensor_bytes(&self, info: &TensorInfo) -> &[u8] {
-        self.bytes.all().get(info.bytes.clone()).unwrap_or_default()
+    /// All bytes of a tensor.
+    pub(crate) fn tensor_bytes(&self, info: &TensorInfo) -> Result<Cow<'_, [u8]>, Problem> {
+        self.bytes(info.bytes.clone())
+    }
+
+    /// Some bytes of a tensor.
+    pub(crate) fn bytes(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>, Problem> {
+        match &self.stored {
+            None => Ok(Cow::Borrowed(self.first_bytes.get(range).unwrap_or_default())),
+            Some(stored) => {
+                let read = stored.read(range).map_err(|error| Problem::new(format!("cannot be read: {error}")));
+                read.map(Cow::Owned)
+            }
+        }
     }
 }
 
 impl fmt::Debug for Gguf {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Header { version, values, tensors } = &self.header;
+        let Header { version, values, tensors, .. } = &self.header;
         write!(
             formatter,
             "Gguf({}, version {version}, {} keys, {} tensors)",
@@ -229,15 +246,6 @@ impl fmt::Debug for Gguf {
             values.len(),
             tensors.len()
         )
-    }
-}
-
-impl Bytes {
-    fn all(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Owned(bytes) => bytes,
-        }
     }
 }
 
@@ -359,7 +367,8 @@ impl<'a> Cursor<'a> {
 }
 
 impl Header {
-    fn read(bytes: &[u8]) -> Result<Header, Problem> {
+    /// Out of a file's first bytes and its length.
+    fn read(bytes: &[u8], file_length: u64) -> Result<Header, Problem> {
         let limit = bytes.len().min(MAX_HEADER_BYTES);
         let mut cursor = Cursor { bytes: bytes.get(..limit).unwrap_or_default(), at: 0 };
         let version = read_version(&mut cursor)?;
@@ -367,10 +376,10 @@ impl Header {
         let (tensor_count, key_count) = (cursor.u64().ok_or_else(cut)?, cursor.u64().ok_or_else(cut)?);
         let values = read_metadata(&mut cursor, key_count)?;
         let raw = read_tensors(&mut cursor, tensor_count)?;
-        let mut header = Header { version, values, tensors: BTreeMap::new() };
+        let mut header = Header { version, values, tensors: BTreeMap::new(), end: cursor.at };
         let alignment = header.alignment(cursor.bytes)?;
         let data_start = (cursor.at as u64).next_multiple_of(alignment);
-        header.tensors = place_tensors(raw, alignment, data_start, bytes.len() as u64)?;
+        header.tensors = place_tensors(raw, alignment, data_start, file_length)?;
         Ok(header)
     }
 

@@ -1,7 +1,8 @@
-//! A GGUF file as a source of tensors under their Hugging Face names. Floats are views of the mapped file; blocks become
+//! A GGUF file as a source of tensors under their Hugging Face names. Floats come as they are stored; blocks become
 //! float32, or integers with scales for who can use them. What GGUF lays out otherwise is put back: rows of rotated heads,
 //! fused heads, transposed matrices, norms with one added, experts in one tensor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +23,6 @@ const MAX_EXPERTS: usize = 4096;
 /// The tensors of a GGUF file, by the names that the architecture's Hugging Face checkpoints have.
 pub struct GgufTensors {
     gguf: Arc<Gguf>,
-    /// libtorch's own map of the same file, for views that outlive this.
-    map: Tensor,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -86,8 +85,7 @@ impl GgufTensors {
     /// read, or a shape that does not go with the metadata.
     pub fn new(gguf: Arc<Gguf>) -> Result<GgufTensors, WeightsError> {
         let entries = place_all(&gguf).map_err(|problem| problem.in_file(gguf.file()))?;
-        let map = weights::map_file(gguf.file(), gguf.length() as u64)?;
-        Ok(GgufTensors { gguf, map, entries })
+        Ok(GgufTensors { gguf, entries })
     }
 
     fn entry(&self, name: &str) -> Result<(&Entry, &TensorInfo), WeightsError> {
@@ -95,40 +93,59 @@ impl GgufTensors {
         entry.ok_or_else(|| weights::missing(self.gguf.file(), name))
     }
 
+    /// The bytes that an entry is made of, and how its rows lie in them: of a tensor of experts, those of one expert.
+    fn stored(&self, entry: &Entry, info: &TensorInfo) -> Result<(Cow<'_, [u8]>, RowOrder), WeightsError> {
+        let range = match (entry.rows, entry.shape.first()) {
+            (RowOrder::From(first), Some(&count)) => {
+                let rows = info.shape.iter().rev().skip(1).product::<usize>();
+                let row = info.bytes.len().checked_div(rows).unwrap_or_default();
+                let start = info.bytes.start + first * row;
+                start..start + count as usize * row
+            }
+            _ => info.bytes.clone(),
+        };
+        let rows = if matches!(entry.rows, RowOrder::From(_)) { RowOrder::Stored } else { entry.rows };
+        let bytes = self.gguf.bytes(range).map_err(|problem| self.refuse(entry, problem))?;
+        Ok((bytes, rows))
+    }
+
+    fn refuse(&self, entry: &Entry, problem: Problem) -> WeightsError {
+        problem.of_tensor(&entry.name).in_file(self.gguf.file())
+    }
+
+    fn torch(&self, source: TchError) -> WeightsError {
+        WeightsError::Torch { file: self.gguf.file().to_path_buf(), source }
+    }
+
     /// Blocks as float32 rows, in our order.
     fn dequantised(&self, entry: &Entry, info: &TensorInfo) -> Result<Tensor, WeightsError> {
-        let torch = |source| WeightsError::Torch { file: self.gguf.file().to_path_buf(), source };
         let row = info.shape.last().copied().unwrap_or(1);
         let numbers = entry.shape.iter().product::<i64>() as usize;
-        let out = Tensor::f_empty([numbers as i64], (Kind::Float, Device::Cpu)).map_err(torch)?;
+        let (bytes, rows) = self.stored(entry, info)?;
+        let out = Tensor::f_empty([numbers as i64], (Kind::Float, Device::Cpu)).map_err(|error| self.torch(error))?;
         // SAFETY: `out` is a contiguous float32 tensor on the CPU of exactly so many numbers, just made and ours alone.
         let floats = unsafe { std::slice::from_raw_parts_mut(out.data_ptr().cast::<f32>(), numbers) };
         info.kind
-            .dequantise(self.gguf.tensor_bytes(info), row, |row| entry.rows.stored(row), floats)
-            .map_err(|problem| problem.of_tensor(&entry.name).in_file(self.gguf.file()))?;
+            .dequantise(&bytes, row, |row| rows.stored(row), floats)
+            .map_err(|problem| self.refuse(entry, problem))?;
         Ok(out)
     }
 
-    /// A tensor of plain numbers: a view of the map where order and type allow it.
-    fn plain(&self, entry: &Entry, info: &TensorInfo) -> Result<Tensor, TchError> {
-        let stored_kind = plain_kind(info.kind).unwrap_or(entry.kind);
-        let bytes = self.map.f_narrow(0, info.bytes.start as i64, info.bytes.len() as i64)?;
-        let aligned = info.bytes.start.is_multiple_of(stored_kind.elt_size_in_bytes());
-        let numbers = if aligned { bytes } else { weights::copy(&bytes)? }.f_view_dtype(stored_kind)?;
-        let row = row_width(info) as i64;
-        match entry.rows {
-            RowOrder::Stored => Ok(numbers),
-            RowOrder::From(first) => {
-                let count = entry.shape.iter().product();
-                numbers.f_narrow(0, first as i64 * row, count)
-            }
-            rows => {
-                let table = numbers.f_view([-1, row])?;
-                let count = table.size().first().copied().unwrap_or_default();
-                let order: Vec<i64> = (0..count).map(|row| rows.stored(row as usize) as i64).collect();
-                table.f_index_select(0, &Tensor::f_from_slice(&order)?)
-            }
+    /// A tensor of plain numbers, in our order.
+    fn plain(&self, entry: &Entry, info: &TensorInfo) -> Result<Tensor, WeightsError> {
+        let kind = plain_kind(info.kind).unwrap_or(entry.kind);
+        let (bytes, rows) = self.stored(entry, info)?;
+        let count = bytes.len().checked_div(kind.elt_size_in_bytes()).unwrap_or_default();
+        let numbers = Tensor::f_from_data_size(&bytes, &[count as i64], kind).map_err(|error| self.torch(error))?;
+        if rows == RowOrder::Stored {
+            return Ok(numbers);
         }
+        let ordered = numbers.f_view([-1, row_width(info) as i64]).and_then(|table| {
+            let count = table.size().first().copied().unwrap_or_default();
+            let order: Vec<i64> = (0..count).map(|row| rows.stored(row as usize) as i64).collect();
+            table.f_index_select(0, &Tensor::f_from_slice(&order)?)
+        });
+        ordered.map_err(|error| self.torch(error))
     }
 
     fn changed(entry: &Entry, numbers: &Tensor) -> Result<Tensor, TchError> {
@@ -162,12 +179,12 @@ impl TensorSource for GgufTensors {
 
     fn tensor(&self, name: &str, device: Device) -> Result<Tensor, WeightsError> {
         let (entry, info) = self.entry(name)?;
-        let torch = |source| WeightsError::Torch { file: self.gguf.file().to_path_buf(), source };
         let numbers = match info.kind.is_quantised() {
             true => self.dequantised(entry, info)?,
-            false => self.plain(entry, info).map_err(torch)?,
+            false => self.plain(entry, info)?,
         };
-        Self::changed(entry, &numbers).and_then(|tensor| tensor.f_to_device(device)).map_err(torch)
+        let changed = Self::changed(entry, &numbers).and_then(|tensor| tensor.f_to_device(device));
+        changed.map_err(|error| self.torch(error))
     }
 
     fn quantised(&self, name: &str) -> Result<Option<Quantised>, WeightsError> {
@@ -180,10 +197,10 @@ impl TensorSource for GgufTensors {
         let [outputs, inputs] = sizes[..] else {
             return Ok(None);
         };
-        let rows = entry.rows;
+        let (bytes, rows) = self.stored(entry, info)?;
         info.kind
-            .quantised(self.gguf.tensor_bytes(info), outputs, inputs, |row| rows.stored(row))
-            .map_err(|problem| problem.of_tensor(&entry.name).in_file(self.gguf.file()))
+            .quantised(&bytes, outputs, inputs, |row| rows.stored(row))
+            .map_err(|problem| self.refuse(entry, problem))
     }
 }
 

@@ -34,8 +34,8 @@ fn factors(metadata: &Metadata<'_>, tensor: &str) -> Result<Option<Vec<f32>>, Pr
         return Err(Problem::new(format!("has {count} numbers, more than frequencies there can be")).of_tensor(tensor));
     }
     let mut factors = vec![0.0; count];
-    let bytes = metadata.gguf.tensor_bytes(info);
-    info.kind.dequantise(bytes, count, |row| row, &mut factors).map_err(|problem| problem.of_tensor(tensor))?;
+    let bytes = metadata.gguf.tensor_bytes(info).map_err(|problem| problem.of_tensor(tensor))?;
+    info.kind.dequantise(&bytes, count, |row| row, &mut factors).map_err(|problem| problem.of_tensor(tensor))?;
     if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
         return Err(Problem::new("must hold positive numbers").of_tensor(tensor));
     }
