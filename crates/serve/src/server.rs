@@ -100,7 +100,7 @@ pub async fn serve_reloaded(
     shutdown: impl Future<Output = ()> + Send,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    if config.packages.is_empty() {
+    if config.packages.is_empty() && config.repository.is_none() {
         return Err(ServeError::NoModels);
     }
     let sources = config.packages.iter().cloned().map(ModelSource::path).collect();
