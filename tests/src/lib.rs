@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod certificates;
+mod checkpoints;
+mod vitals;
+mod wire;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,13 +15,20 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub use checkpoints::{checkpoint, encoder, lengthened};
+pub use vitals::within;
+pub use wire::{Answer, GRPC, Head, JSON, OpenStream, Wire, framed};
+
 /// How long any one command of the program may take before the test fails.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 
-/// The built program, built first if it is not there or is older than its sources.
+/// The built program, built first if it is not there or is older than its sources; or what `TIDEMILL_PROGRAM` names.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        if let Some(program) = std::env::var_os("TIDEMILL_PROGRAM") {
+            return program.into();
+        }
         let mut cargo = Command::new(env!("CARGO"));
         // Of the whole workspace, so that dependencies have the features that they have in the tests and are built once.
         cargo.args(["build", "--quiet", "--workspace", "--bin", "tidemill"]);
@@ -83,7 +93,7 @@ pub fn start(folder: &Path, arguments: &[&str]) -> Command {
 /// Run a command to its end, within [`COMMAND_LIMIT`].
 pub fn finish(command: &mut Command) -> Finished {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-    let output = within(COMMAND_LIMIT, child);
+    let output = output_within(COMMAND_LIMIT, child);
     Finished {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).expect("the program prints UTF-8"),
@@ -91,7 +101,7 @@ pub fn finish(command: &mut Command) -> Finished {
     }
 }
 
-fn within(limit: Duration, mut child: Child) -> Output {
+fn output_within(limit: Duration, mut child: Child) -> Output {
     let mut pipes = (child.stdout.take(), child.stderr.take());
     let drain = |pipe: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
@@ -118,12 +128,6 @@ fn within(limit: Duration, mut child: Child) -> Output {
     Output { status, stdout: out.join().expect("reader"), stderr: err.join().expect("reader") }
 }
 
-/// Where a stored checkpoint lies.
-pub fn checkpoint(name: &str) -> String {
-    let folder = repository().join("crates/model/tests/fixtures/checkpoints").join(name);
-    folder.canonicalize().expect("a stored checkpoint").display().to_string()
-}
-
 /// A running `tidemill serve`, killed when dropped.
 pub struct Server {
     child: Child,
@@ -142,16 +146,31 @@ impl Server {
     /// A `tidemill serve --json` that is not yet started; waits until it says that it listens.
     pub fn of(command: &mut Command) -> Server {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let address = loop {
-            let line = lines.next().expect("a server says where it listens").expect("UTF-8");
-            let value: serde_json::Value = serde_json::from_str(&line).expect("JSON lines");
-            if value["event"] == "listening" {
-                break value["address"].as_str().expect("an address").to_owned();
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let value: serde_json::Value = serde_json::from_str(&line).expect("JSON lines");
+                if let (Some("listening"), Some(address)) = (value["event"].as_str(), value["address"].as_str()) {
+                    let _ = tell.send(address.to_owned());
+                }
             }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Server { child, address }
+        });
+        let mut server = Server { child, address: String::new() };
+        server.address = told.recv_timeout(COMMAND_LIMIT).expect("a server says where it listens");
+        server
+    }
+
+    /// As [`Server::start`], with its log in a file.
+    pub fn logged(folder: &Path, arguments: &[&str], log: &Path) -> Server {
+        let mut all = vec!["serve", "--json", "--address", "127.0.0.1:0"];
+        all.extend(arguments);
+        Server::of(start(folder, &all).stderr(std::fs::File::create(log).expect("a writable test folder")))
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// A connected gRPC channel.
@@ -227,4 +246,12 @@ pub fn small_recipe(extra: &str) -> String {
          [training]\nepochs = 4\nbatch_size = 16\n\n\
          [optimiser]\nname = \"adam\"\nlearning_rate = 0.01\n{extra}"
     )
+}
+
+/// Trains a classifier of some [`reviews`] in `folder`, as [`small_recipe`] or another says: its package is
+/// `folder/run/package`, its name `sentiment`.
+pub fn train_sentiment(folder: &Path, rows: usize, recipe: &str) {
+    std::fs::write(folder.join("reviews.tsv"), reviews(rows)).expect("a writable test folder");
+    std::fs::write(folder.join("recipe.toml"), recipe).expect("a writable test folder");
+    tidemill(folder, &["train", "recipe.toml", "--output", "run"]).success();
 }

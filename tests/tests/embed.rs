@@ -1,44 +1,10 @@
 //! `tidemill embed` and a served encoder, as a user has them: vectors are those of `transformers`, in every form.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tidemill_proto::v1::EmbedRequest;
 use tidemill_proto::v1::embedding_client::EmbeddingClient;
-use tidemill_tests::{Server, repository, tidemill, tidemill_with_input};
-
-/// A checkpoint in `folder/model`, out of the stored fixture: its weights are there under `base.`. Gives what
-/// `transformers` says of the fixture's texts.
-fn checkpoint(folder: &Path) -> Value {
-    let fixtures = repository().join("crates/model/tests/fixtures/encoders");
-    let about: Value = serde_json::from_slice(&std::fs::read(fixtures.join("bert.json")).unwrap()).unwrap();
-    let stored = std::fs::read(fixtures.join("bert.safetensors")).unwrap();
-    let (length, rest) = stored.split_at(8);
-    let (head, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
-    let head: Value = serde_json::from_slice(head).unwrap();
-    let (mut named, mut kept) = (serde_json::Map::new(), Vec::new());
-    for (name, tensor) in head.as_object().unwrap() {
-        let Some(name) = name.strip_prefix("base.") else { continue };
-        let place = |index: usize| tensor["data_offsets"][index].as_u64().unwrap() as usize;
-        let start = kept.len();
-        kept.extend_from_slice(&data[place(0)..place(1)]);
-        let mut tensor = tensor.clone();
-        tensor["data_offsets"] = json!([start, kept.len()]);
-        named.insert(name.to_owned(), tensor);
-    }
-    let head = Value::Object(named).to_string();
-    let model = folder.join("model");
-    std::fs::create_dir(&model).unwrap();
-    let weights = [&(head.len() as u64).to_le_bytes()[..], head.as_bytes(), &kept].concat();
-    std::fs::write(model.join("model.safetensors"), weights).unwrap();
-    for (file, key) in
-        [("config.json", "config"), ("tokenizer.json", "tokenizer"), ("tokenizer_config.json", "tokenizer_config")]
-    {
-        std::fs::write(model.join(file), about[key].to_string()).unwrap();
-    }
-    about["answers"]["embedding"].clone()
-}
+use tidemill_tests::{Server, encoder, tidemill, tidemill_with_input};
 
 fn numbers(list: &Value) -> Vec<f32> {
     list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
@@ -55,7 +21,7 @@ fn assert_near(found: &[f32], expected: &[f32]) {
 fn texts_become_vectors_in_every_form() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    let answers = checkpoint(folder);
+    let answers = encoder(&folder.join("model"));
     let texts: Vec<&str> = answers["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
     std::fs::write(folder.join("texts.txt"), texts.join("\n") + "\n").unwrap();
     let lines = |stdout: &str| stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
@@ -102,7 +68,7 @@ fn texts_become_vectors_in_every_form() {
 fn what_cannot_be_embedded_is_said_by_line() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    checkpoint(folder);
+    encoder(&folder.join("model"));
     std::fs::write(folder.join("rows.jsonl"), "{\"text\": \"a\"}\n{\"body\": \"b\"}\n").unwrap();
     std::fs::write(folder.join("list.jsonl"), "[1]\n").unwrap();
     std::fs::write(folder.join("texts.txt"), "a\n").unwrap();
@@ -124,7 +90,7 @@ fn what_cannot_be_embedded_is_said_by_line() {
 #[tokio::test]
 async fn a_served_encoder_embeds() {
     let temporary = tempfile::tempdir().unwrap();
-    let answers = checkpoint(temporary.path());
+    let answers = encoder(&temporary.path().join("model"));
     let server = Server::start(temporary.path(), &["model", "--precision", "float32"]);
     let mut client = EmbeddingClient::new(server.channel().await);
     let text = answers["texts"][0].as_str().unwrap().to_owned();

@@ -89,8 +89,10 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options, cache_folder: Option<&Path>) -> Result<()> {
     let root = checkout::root()?;
     setup::ensure(cache_folder, Depth::Quick)?;
-    let built =
-        checkout::cargo(&root).args(["build", "--package", "tidemill"]).status().context("cargo does not run")?;
+    let built = checkout::cargo(&root)
+        .args(["build", "--workspace", "--bin", "tidemill"])
+        .status()
+        .context("cargo does not run")?;
     if !built.success() {
         bail!("The program does not build.");
     }

@@ -126,7 +126,7 @@ fn output_folder(root: &Path, given: Option<&Path>) -> Result<PathBuf> {
 fn build(root: &Path, here: &Path, release: bool) -> Result<PathBuf> {
     let started = Instant::now();
     let mut cargo = checkout::cargo(root);
-    cargo.args(["build", "--package", "tidemill", "--bin", "tidemill", "--message-format=json-render-diagnostics"]);
+    cargo.args(["build", "--workspace", "--bin", "tidemill", "--message-format=json-render-diagnostics"]);
     if release {
         cargo.arg("--release");
     }

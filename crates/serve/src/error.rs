@@ -16,7 +16,7 @@ pub enum ServeError {
         problem: String,
     },
     /// Nothing to serve.
-    #[error("there is nothing to serve; name at least one package, checkpoint folder or model file")]
+    #[error("there is nothing to serve; name at least one package, checkpoint folder, model file or repository")]
     NoModels,
     /// The address is taken.
     #[error(

@@ -49,6 +49,11 @@ const MAX_PENDING_RESETS: usize = 20;
 /// unless it is given one.
 const MAX_ERROR_RESETS: usize = 256;
 
+/// Bytes of requests that may lie unread on a connection. `h2` closes a connection on which more small frames lie unread
+/// than half of this pays for, at some 200 bytes each: a client that sends thousands of small requests ahead on a stream of
+/// a busy model is not to be taken for a hostile one. A stream's own window stays tonic's, 1 MiB.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
 /// How often to look whether the models' threads have ended.
 const JOIN_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -293,6 +298,7 @@ async fn run(
             .accept_http1(true)
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(config.max_connection_streams)
             .http2_max_header_list_size(config.max_header_bytes)
             .http2_keepalive_interval(Some(config.keep_alive_interval))
