@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,7 @@ pub(crate) struct Gate {
     max_header_bytes: usize,
     max_stream_idle: Duration,
     shut: Arc<watch::Sender<bool>>,
+    entered: Arc<AtomicU64>,
 }
 
 impl Gate {
@@ -115,7 +117,14 @@ impl Gate {
             max_header_bytes: config.max_header_bytes as usize,
             max_stream_idle: config.max_stream_idle,
             shut: Arc::new(watch::Sender::new(false)),
+            entered: Arc::default(),
         }
+    }
+
+    /// How many requests were let in so far, and whether none of them is open.
+    pub(crate) fn traffic(&self) -> (u64, bool) {
+        let is_idle = self.places.available_permits() == self.max_requests;
+        (self.entered.load(Ordering::Relaxed), is_idle)
     }
 
     /// Lets nobody in any more.
@@ -146,6 +155,7 @@ impl Gate {
         if *self.shut.borrow() {
             return Err(Refusal::ShuttingDown);
         }
+        self.entered.fetch_add(1, Ordering::Relaxed);
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::TooManyRequests { max: self.max_requests })
     }
 

@@ -67,7 +67,7 @@ fn start_encoder(
     match EncoderTask::of(&checkpoint) {
         EncoderTask::Embedding => batch::spawn(label, config, metrics, Model::Embedder, move || {
             tidemill_torch::set_threads(threads);
-            let options = EmbeddingOptions { model: options.clone(), ..EmbeddingOptions::default() };
+            let options = EmbeddingOptions { model: options, ..EmbeddingOptions::default() };
             let opened = Embedder::from_checkpoint(&checkpoint, &options).and_then(encoder::embedder);
             Ok((info(Vec::new()), opened.map_err(&failed)?))
         }),

@@ -275,7 +275,7 @@ async fn run(
 
     set_health(health, models, ServingStatus::Serving).await;
     let mut tasks = watch_models(health, lasting);
-    tasks.spawn(keep_up(Arc::clone(metrics)));
+    tasks.spawn(keep_up(Arc::clone(metrics), gate.clone()));
     if let (Some(repository), Some(RepositoryMode::Poll)) = (repository, config.repository.as_ref().map(|r| r.mode)) {
         tasks.spawn(repository.clone().poll());
     }
@@ -343,11 +343,19 @@ async fn set_health(health: &HealthReporter, models: &Models, status: ServingSta
     }
 }
 
-async fn keep_up(metrics: Arc<Metrics>) {
+// Folds what was measured; and when requests have come and gone, and none has come for a while, gives back what they took.
+async fn keep_up(metrics: Arc<Metrics>, gate: Gate) {
     let mut ticks = tokio::time::interval(UPKEEP);
+    let (mut before, mut trimmed) = (0, 0);
     loop {
         ticks.tick().await;
         metrics.upkeep();
+        let (entered, is_idle) = gate.traffic();
+        if is_idle && entered == before && entered != trimmed {
+            let _ = tokio::task::spawn_blocking(tidemill_torch::trim_memory).await;
+            trimmed = entered;
+        }
+        before = entered;
     }
 }
 

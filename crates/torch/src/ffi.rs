@@ -27,6 +27,12 @@ pub(crate) struct RawInput {
     pub(crate) sizes: *const i64,
 }
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+unsafe extern "C" {
+    // Of the C library: it takes any number, and locks what it works on.
+    pub(crate) safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+}
+
 unsafe extern "C" {
     fn tm_free(text: Message);
     pub(crate) safe fn tm_onednn_available() -> bool;

@@ -40,5 +40,7 @@ pub use matrix::{Groups, Matrix, Precision};
 pub use packed::PackedWeight;
 pub use recurrent::{RecurrentWeights, gru, lstm};
 pub use text::{embedding, text_conv_max};
-pub use threads::{blocked_available, limit_level, onednn_available, set_flush_denormal, set_threads, threads};
+pub use threads::{
+    blocked_available, limit_level, onednn_available, set_flush_denormal, set_threads, threads, trim_memory,
+};
 pub use view::floats;

@@ -126,7 +126,7 @@ fn typed() -> Vec<Valid> {
         ..Default::default()
     };
     let options = Some(v1::TextToTextOptions { max_tokens: 2, ..Default::default() });
-    let summarise = v1::SummariseRequest { texts: texts(), options: options.clone(), ..Default::default() };
+    let summarise = v1::SummariseRequest { texts: texts(), options, ..Default::default() };
     let translate = v1::TranslateRequest { texts: texts(), options, ..Default::default() };
     let id = || "a".to_owned();
     vec![

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::handle::{GeneratorHandle, PreparedLine};
+use super::pieces::{PieceSender, SendError};
 use super::{EngineState, Generator, OpenedGenerator, Piece, RequestError};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
@@ -27,7 +28,7 @@ pub(super) struct Arrival<P> {
     pub(super) arrived: Instant,
     /// Told whether the generator takes it.
     pub(super) accepted: oneshot::Sender<Result<(), RequestError>>,
-    pub(super) pieces: mpsc::Sender<Piece>,
+    pub(super) pieces: PieceSender,
     /// Why the pieces end before the last one.
     pub(super) ended: Arc<OnceLock<Refusal>>,
 }
@@ -83,7 +84,7 @@ struct Call {
     has_begun: bool,
     // When the last piece of each answer came.
     last: Vec<Option<Instant>>,
-    pieces: mpsc::Sender<Piece>,
+    pieces: PieceSender,
     ended: Arc<OnceLock<Refusal>>,
 }
 
@@ -203,13 +204,13 @@ impl<G: Generator> Executor<G> {
         let Some(call) = self.active.get_mut(&id) else { return };
         let is_last = piece.usage.is_some();
         self.metrics.measure(call, &piece);
-        match call.pieces.try_send(piece) {
+        match call.pieces.send(piece) {
             Ok(()) if is_last => drop(self.active.remove(&id)),
             Ok(()) => {}
             Err(error) => {
                 self.generator.cancel(id);
                 if let Some(call) = self.active.remove(&id)
-                    && matches!(error, TrySendError::Full(_))
+                    && error == SendError::TooSlow
                 {
                     call.end(Refusal::TooSlow);
                 }

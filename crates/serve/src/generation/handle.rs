@@ -9,6 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::executor::Arrival;
+use super::pieces::{PieceReceiver, pieces};
 use super::{
     Finish, GenerateRequest, ParsedToolCall, Piece, Preparation, RequestError, SamplingConfig, TokenChoice, Usage,
 };
@@ -160,7 +161,7 @@ impl GeneratorHandle {
 /// The pieces of one request, as they come. Dropped, it cancels the request.
 #[derive(Debug)]
 pub(crate) struct Generation {
-    pieces: mpsc::Receiver<Piece>,
+    pieces: PieceReceiver,
     ended: Arc<OnceLock<Refusal>>,
     deadline: Option<Instant>,
     model: String,
@@ -170,14 +171,19 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
+    /// The whole answer is collected before anybody reads it: it is not cut off for being read slowly.
+    pub(crate) fn collects(&self) {
+        self.pieces.collects();
+    }
+
     /// The next piece; `None` after the last. After an error there is no more.
     pub(crate) async fn next(&mut self) -> Option<Result<Piece, Refusal>> {
         if self.is_over {
             return None;
         }
         let next = match self.deadline {
-            None => Ok(self.pieces.recv().await),
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), self.pieces.recv()).await,
+            None => Ok(self.pieces.next().await),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), self.pieces.next()).await,
         };
         let result = match next {
             Err(_) => Err(Refusal::DeadlineExceeded),
@@ -248,7 +254,7 @@ enum PutError {
 // A request that waits for the generator's word.
 struct Placed {
     accepted: oneshot::Receiver<Result<(), RequestError>>,
-    pieces: mpsc::Receiver<Piece>,
+    pieces: PieceReceiver,
     ended: Arc<OnceLock<Refusal>>,
 }
 
@@ -287,7 +293,7 @@ impl<P: Send + 'static> Line for PreparedLine<P> {
         };
         let prepared = prepared.map_err(PutError::Refused)?;
         let (accept, accepted) = oneshot::channel();
-        let (send, pieces) = mpsc::channel(self.backlog);
+        let (send, pieces) = pieces(self.backlog);
         let ended = Arc::new(OnceLock::new());
         let arrival = Arrival { prepared, arrived, accepted: accept, pieces: send, ended: Arc::clone(&ended) };
         let arrivals = lock(&self.arrivals);

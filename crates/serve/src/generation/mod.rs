@@ -1,12 +1,13 @@
 //! Models that generate: requests join and leave between steps, answers come piece by piece.
 //!
-//! `handle.rs` is the async side, `executor.rs` the thread that owns the generator, `tool_choice.rs` what a chat's choice
+//! `handle.rs` is the async side, `executor.rs` the thread that owns the generator, `pieces.rs` the way back between them, `tool_choice.rs` what a chat's choice
 //! of tools means, `checkpoint.rs` the model library's generator. How tokens are chosen, cached and written out as text is
 //! that library's.
 
 mod checkpoint;
 mod executor;
 mod handle;
+mod pieces;
 mod request;
 pub(crate) mod tool_choice;
 

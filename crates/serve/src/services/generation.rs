@@ -37,6 +37,7 @@ pub(crate) async fn finish(
     mut generation: Generation,
     mut reader: CallReader,
 ) -> Result<(Vec<Answer>, Usage), Refusal> {
+    generation.collects();
     let mut pieces = Vec::new();
     while let Some(piece) = generation.next().await {
         match piece {
