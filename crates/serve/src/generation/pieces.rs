@@ -88,7 +88,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_reader_is_cut_off_and_a_collector_is_not() {
         let (send, mut receive) = pieces(2);
-        let mut sent = || send.send(Piece::default());
+        let sent = || send.send(Piece::default());
         assert_eq!([sent(), sent(), sent()], [Ok(()), Ok(()), Err(SendError::TooSlow)]);
         receive.next().await.unwrap();
         assert_eq!([sent(), sent()], [Ok(()), Err(SendError::TooSlow)]);
