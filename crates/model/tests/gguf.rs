@@ -154,11 +154,9 @@ fn integers_with_scales_are_the_same_numbers_in_the_same_order() {
 }
 
 #[test]
-fn plain_tensors_are_views_of_the_file() {
+fn tensors_outlast_their_file() {
     let tensors = tensors_of("llama.gguf");
     let one = tensors.tensor("model.layers.0.mlp.up_proj.weight", Device::Cpu).unwrap();
-    let other = tensors.tensor("model.layers.0.mlp.up_proj.weight", Device::Cpu).unwrap();
-    assert_eq!(one.data_ptr(), other.data_ptr());
     drop(tensors);
     assert_eq!(floats(&one)[0], numbers("model.layers.0.mlp.up_proj.weight", 1)[0]);
 }
