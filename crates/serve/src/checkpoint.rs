@@ -21,7 +21,8 @@ use crate::encoder;
 use crate::error::ServeError;
 use crate::generation::{self, OpenedGenerator, SamplingConfig};
 use crate::metrics::Metrics;
-use crate::model::{Model, ModelInfo, TextToTextHandle};
+use crate::model::{Model, TextToTextHandle};
+use crate::model_info::ModelInfo;
 use crate::model_path::ModelPath;
 use crate::thread::Loading;
 

@@ -12,7 +12,7 @@ use tidemill_model::Scheduling;
 use tonic::codegen::http::Uri;
 
 use crate::model_path::ModelPath;
-use crate::repository::RepositoryConfig;
+use crate::repository::config::RepositoryConfig;
 use crate::tls::TlsFiles;
 
 /// What a server listens on, what it serves, and where its bounds are.

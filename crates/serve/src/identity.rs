@@ -5,7 +5,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::error::ServeError;
 use crate::metrics::Metrics;
-use crate::model::{Model, ModelInfo};
+use crate::model::Model;
+use crate::model_info::ModelInfo;
 use crate::model_path::ModelPath;
 use crate::statistics::Statistics;
 use crate::thread::{self, Loading, Readiness, Serving};

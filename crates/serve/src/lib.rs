@@ -43,6 +43,7 @@ mod keys;
 mod limits;
 mod metrics;
 mod model;
+mod model_info;
 mod model_path;
 mod models;
 mod opaque;
@@ -65,7 +66,7 @@ pub use classifier::Classifier;
 pub use config::{AdminConfig, CheckpointPrecision, ServerConfig, TracesConfig};
 pub use error::ServeError;
 pub use keys::{KeysError, NewKey};
-pub use model::ModelInfo;
+pub use model_info::ModelInfo;
 pub use model_path::ModelPath;
 pub use repository::{
     RepositoryConfig, RepositoryMode, RepositoryModelConfig, ShadowConfig, StoreOptions, VersionPolicy,

@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use metrics_process::Collector;
 use tonic::Code;
 
-use crate::model::ModelInfo;
+use crate::model_info::ModelInfo;
 use crate::refusal::status_name;
 
 /// Seconds, from a step of the engine to a long answer.

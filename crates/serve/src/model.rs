@@ -3,21 +3,11 @@
 use crate::batch::{BatchHandle, Schedule};
 use crate::generation::GeneratorHandle;
 use crate::identity::IdentityHandle;
+use crate::model_info::ModelInfo;
 use crate::opaque::OpaqueHandle;
 use crate::statistics::Statistics;
 use crate::tasks::{EmbedInput, Entity, FoundAnswer, QuestionInput, RerankInput, TextToTextAnswer, TextToTextInput};
 use crate::thread::Readiness;
-
-/// What a model is called and what it answers with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelInfo {
-    /// Its name on the wire.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// A classifier's labels, in the order of the probabilities; the labels of entities; otherwise none.
-    pub labels: Vec<String>,
-}
 
 /// A row of probabilities for a text.
 pub(crate) type ClassifierHandle = BatchHandle<String, Vec<f32>>;

@@ -12,7 +12,8 @@ use crate::classifier::{Classifier, Classifying};
 use crate::config::{ServerConfig, Threads};
 use crate::error::ServeError;
 use crate::metrics::Metrics;
-use crate::model::{Model, ModelInfo};
+use crate::model::Model;
+use crate::model_info::ModelInfo;
 use crate::model_path::ModelPath;
 use crate::thread::Loading;
 

@@ -208,7 +208,8 @@ mod tests {
     use super::*;
     use crate::classifier::Classifier;
     use crate::config::ServerConfig;
-    use crate::model::{ClassifierHandle, Kind as _, ModelInfo};
+    use crate::model::{ClassifierHandle, Kind as _};
+    use crate::model_info::ModelInfo;
     use crate::source::ModelSource;
 
     type Rows = Result<Vec<Vec<f32>>, Box<dyn Error + Send + Sync>>;

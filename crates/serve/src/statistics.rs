@@ -139,7 +139,7 @@ impl Drop for Request {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
-    use crate::model::ModelInfo;
+    use crate::model_info::ModelInfo;
 
     #[test]
     fn numbers_add_up_and_sizes_are_bounded() {

@@ -5,13 +5,15 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::entry::{Answer, Entry, Failure};
 use super::handle::{BatchHandle, PreparedLine};
-use super::queue::{Answer, BatchSize, Entry, Failure, Queue};
+use super::queue::{BatchSize, Queue};
 use super::{BatchModel, Input, Opened, Schedule};
 use crate::config::ServerConfig;
 use crate::error::ServeError;
 use crate::metrics::{BatchMetrics, Metrics};
-use crate::model::{Model, ModelInfo};
+use crate::model::Model;
+use crate::model_info::ModelInfo;
 use crate::statistics::Statistics;
 use crate::thread::{self, Loading, Serving};
 
@@ -125,7 +127,7 @@ impl<M: BatchModel> Executor<M> {
                 let mut answers = answers.into_iter();
                 for entry in batch {
                     let answers = answers.by_ref().take(entry.items.len()).collect();
-                    let waited = started.saturating_duration_since(entry.place.arrived);
+                    let waited = started.saturating_duration_since(entry.terms.arrived);
                     self.metrics.queue.record(waited);
                     self.statistics.note_wait(waited);
                     self.metrics.tokens.increment(entry.tokens as u64);

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::queue::{Answer, BatchSize, Entry, Failure, Place, PushError, Queue};
+use super::entry::{Answer, Entry, Failure, Terms};
+use super::queue::{BatchSize, PushError, Queue};
 use super::{Input, Prepare, Prepared, Schedule};
 use crate::admitted::Admitted;
 use crate::metrics::BatchMetrics;
-use crate::model::ModelInfo;
+use crate::model_info::ModelInfo;
 use crate::refusal::Refusal;
 use crate::shadow::Beside;
 use crate::statistics::Statistics;
@@ -177,11 +178,11 @@ impl<I: Input, A: Send + 'static> BatchHandle<I, A> {
         admitted: &Admitted,
     ) -> Result<(Replies<I, A>, usize), Refusal> {
         let &Admitted { deadline, priority, .. } = admitted;
-        let place = Place { arrived: Instant::now(), deadline, priority, key: admitted.key.clone() };
+        let terms = Terms { arrived: Instant::now(), deadline, priority, key: admitted.key.clone() };
         let bytes: usize = inputs.iter().map(Input::bytes).sum();
         let line = Arc::clone(&self.shared.line);
         let put = move || {
-            let result = line.put(inputs, place);
+            let result = line.put(inputs, terms);
             result.map(|(receivers, tokens)| (Replies { line, receivers, finished: false }, tokens))
         };
         let result =
@@ -227,7 +228,7 @@ enum PutError {
 // The line before a model, whatever its items are.
 trait Line<I, A>: Send + Sync {
     /// Prepares inputs and puts them in line, all or none. Gives also their tokens.
-    fn put(&self, inputs: Vec<I>, place: Place) -> Result<(Receivers<A>, usize), PutError>;
+    fn put(&self, inputs: Vec<I>, terms: Terms) -> Result<(Receivers<A>, usize), PutError>;
     fn note_abandoned(&self);
     fn close(&self);
     #[cfg(test)]
@@ -243,7 +244,7 @@ pub(super) struct PreparedLine<I, T, A> {
 }
 
 impl<I, T: Send, A: Send> Line<I, A> for PreparedLine<I, T, A> {
-    fn put(&self, inputs: Vec<I>, place: Place) -> Result<(Receivers<A>, usize), PutError> {
+    fn put(&self, inputs: Vec<I>, terms: Terms) -> Result<(Receivers<A>, usize), PutError> {
         let prepared = inputs.into_iter().enumerate().map(|(index, input)| {
             let prepared = (self.prepare)(input);
             prepared.map_err(|problem| PutError::Input { index, problem })
@@ -255,7 +256,7 @@ impl<I, T: Send, A: Send> Line<I, A> for PreparedLine<I, T, A> {
         let entries = parts(prepared, self.size).into_iter().map(|(items, tokens)| {
             let (reply, receiver) = oneshot::channel();
             receivers.push(receiver);
-            Entry { items, tokens, place: place.clone(), reply }
+            Entry { items, tokens, terms: terms.clone(), reply }
         });
         self.queue.push(entries.collect()).map_err(|error| match error {
             PushError::Full => PutError::Full { max: self.queue.max_items() },

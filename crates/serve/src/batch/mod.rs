@@ -4,6 +4,7 @@
 //! `handle.rs` is the async side, `queue.rs` the line between, `turns.rs` whose turn it is, `executor.rs` the thread that owns
 //! the model, or the threads where there are several instances of it.
 
+mod entry;
 mod executor;
 mod handle;
 mod queue;

@@ -6,27 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
+use super::entry::Entry;
 use super::turns::Turns;
-use crate::priority::Priority;
-
-/// What a model answers to one entry.
-#[derive(Debug)]
-pub(crate) struct Answer<A> {
-    /// One for each item.
-    pub(crate) answers: Vec<A>,
-    /// From the arrival to the start of the batch.
-    pub(crate) waited: Duration,
-    /// The batch's time in the model.
-    pub(crate) computed: Duration,
-    /// Items in the batch.
-    pub(crate) batch_size: usize,
-}
-
-/// The model's error, as text for the caller.
-#[derive(Debug)]
-pub(crate) struct Failure(pub(crate) String);
 
 /// How much runs at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,34 +16,6 @@ pub(crate) struct BatchSize {
     pub(crate) items: usize,
     /// Most tokens in a batch. One item alone may have more.
     pub(crate) tokens: usize,
-}
-
-/// What a request's place in line depends on.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) arrived: Instant,
-    /// When the answer is no longer wanted.
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) priority: Priority,
-    /// On whose behalf: keys take turns.
-    pub(crate) key: String,
-}
-
-/// Items that wait for the model, never more than a batch holds.
-#[derive(Debug)]
-pub(crate) struct Entry<T, A> {
-    pub(crate) items: Vec<T>,
-    /// Their tokens in all; 0 where the model does not count them.
-    pub(crate) tokens: usize,
-    pub(crate) place: Place,
-    pub(crate) reply: oneshot::Sender<Result<Answer<A>, Failure>>,
-}
-
-impl<T, A> Entry<T, A> {
-    /// Whether its caller is still there and in time.
-    pub(crate) fn is_wanted(&self, now: Instant) -> bool {
-        !self.reply.is_closed() && self.place.deadline.is_none_or(|deadline| now < deadline)
-    }
 }
 
 /// Why entries were not taken in.
@@ -253,7 +206,11 @@ impl<T, A> Waiting<T, A> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::sync::oneshot;
+
+    use super::super::entry::{Answer, Failure, Terms};
     use super::*;
+    use crate::priority::Priority;
 
     type Reply = oneshot::Receiver<Result<Answer<()>, Failure>>;
 
@@ -265,8 +222,8 @@ mod tests {
     fn entry_of(texts: &[&'static str], key: &str, priority: Priority) -> (Entry<&'static str, ()>, Reply) {
         let (reply, receiver) = oneshot::channel();
         let tokens = texts.iter().map(|text| text.len()).sum();
-        let place = Place { arrived: Instant::now(), deadline: None, priority, key: key.to_owned() };
-        (Entry { items: texts.to_vec(), tokens, place, reply }, receiver)
+        let terms = Terms { arrived: Instant::now(), deadline: None, priority, key: key.to_owned() };
+        (Entry { items: texts.to_vec(), tokens, terms, reply }, receiver)
     }
 
     fn sizes(batch: &[Entry<&str, ()>]) -> Vec<usize> {
@@ -312,7 +269,7 @@ mod tests {
         let (left, reply) = entry(&["left"]);
         drop(reply);
         let (mut late, _late_reply) = entry(&["late"]);
-        late.place.deadline = Some(Instant::now());
+        late.terms.deadline = Some(Instant::now());
         let (here, _here_reply) = entry(&["here"]);
         queue.push(vec![left, late, here]).unwrap();
         let batch = queue.take(items(10), Duration::ZERO).unwrap();

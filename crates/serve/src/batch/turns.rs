@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::queue::Entry;
+use super::entry::Entry;
 use crate::priority::Priority;
 
 /// Entries in the order in which they are to be run.
@@ -29,10 +29,10 @@ impl<T, A> Turns<T, A> {
 
     /// Puts an entry behind those of its key, and a key that has none waiting behind all keys.
     pub(super) fn push(&mut self, entry: Entry<T, A>) {
-        let Some(keys) = self.levels.get_mut(entry.place.priority.level()) else { return };
-        match keys.iter_mut().find(|(key, _)| *key == entry.place.key) {
+        let Some(keys) = self.levels.get_mut(entry.terms.priority.level()) else { return };
+        match keys.iter_mut().find(|(key, _)| *key == entry.terms.key) {
             Some((_, entries)) => entries.push_back(entry),
-            None => keys.push_back((entry.place.key.clone(), VecDeque::from([entry]))),
+            None => keys.push_back((entry.terms.key.clone(), VecDeque::from([entry]))),
         }
     }
 
@@ -55,7 +55,7 @@ impl<T, A> Turns<T, A> {
     /// When the entry that has waited longest arrived.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let firsts = self.levels.iter().flatten().filter_map(|(_, entries)| entries.front());
-        firsts.map(|entry| entry.place.arrived).min()
+        firsts.map(|entry| entry.terms.arrived).min()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry<T, A>> {

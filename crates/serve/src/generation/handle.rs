@@ -13,7 +13,7 @@ use super::pieces::{PieceReceiver, pieces};
 use super::{
     Finish, GenerateRequest, ParsedToolCall, Piece, Preparation, RequestError, SamplingConfig, TokenChoice, Usage,
 };
-use crate::model::ModelInfo;
+use crate::model_info::ModelInfo;
 use crate::refusal::Refusal;
 use crate::statistics::{Request, Statistics};
 use crate::tasks::TextToTextInput;

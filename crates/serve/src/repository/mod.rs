@@ -6,7 +6,7 @@
 //! from a store first holds up no other model meanwhile, and a store that is gone takes nothing away.
 
 mod cache;
-mod config;
+pub(crate) mod config;
 mod folder;
 mod remote;
 mod storage;

@@ -13,7 +13,8 @@ use tidemill_proto::tensor::{
 
 use super::TextLimits;
 use crate::identity;
-use crate::model::{Model, ModelInfo};
+use crate::model::Model;
+use crate::model_info::ModelInfo;
 use crate::refusal::Refusal;
 
 /// The names of the tensors.

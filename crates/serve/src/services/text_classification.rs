@@ -10,7 +10,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Base, admitted, answer, stream};
 use crate::admitted::Admitted;
-use crate::model::{ClassifierHandle, ModelInfo};
+use crate::model::ClassifierHandle;
+use crate::model_info::ModelInfo;
 use crate::refusal::Refusal;
 
 async fn classify(
