@@ -262,7 +262,7 @@ async fn questions_are_answered_out_of_documents() {
     request.raw_input_contents[0] = raw(&["who", &long]);
     let status = server.open().model_infer(request.clone()).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().starts_with("text[1]: "), "{}", status.message());
+    assert!(status.message().starts_with("text[1]: a question of "), "{}", status.message());
     request.inputs[0].shape = vec![1];
     request.raw_input_contents[0] = raw(&["who"]);
     let status = server.open().model_infer(request).await.unwrap_err();

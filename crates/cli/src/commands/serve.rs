@@ -174,8 +174,9 @@ fn config(arguments: Arguments) -> anyhow::Result<ServerConfig> {
         config.address = address(text)?;
     }
     if let Some(path) = arguments.repository {
-        let mode = if arguments.poll { RepositoryMode::Poll } else { RepositoryMode::Explicit };
-        config.repository = Some(RepositoryConfig { path, mode, ..config.repository.unwrap_or_default() });
+        let written = config.repository.unwrap_or_default();
+        let mode = if arguments.poll { RepositoryMode::Poll } else { written.mode };
+        config.repository = Some(RepositoryConfig { path, mode, ..written });
     }
     config.packages.extend(arguments.packages.iter().map(|text| ModelPath::from(text.as_str())));
     if let Some(size) = arguments.max_batch_size {

@@ -41,6 +41,19 @@ pub enum TokenizeError {
         /// What is wrong.
         reason: String,
     },
+    /// A question that fills the windows of its document.
+    #[error(
+        "a question of {tokens} tokens leaves no room for windows that overlap by {stride} among {max_length} tokens; ask a \
+         shorter one"
+    )]
+    LongQuestion {
+        /// The question's tokens.
+        tokens: usize,
+        /// Tokens that windows share.
+        stride: usize,
+        /// Tokens of a window in all.
+        max_length: usize,
+    },
     /// The `tokenizers` library gave up while training.
     #[error("training the {kind} tokenizer failed: {reason}")]
     Training {

@@ -142,7 +142,8 @@ impl PretrainedTokenizer {
     /// A question beside each window of a document: windows overlap by `stride` tokens and cover all of it.
     ///
     /// # Errors
-    /// [`TokenizeError::Unusable`] where question and overlap leave no room for the document, or the library fails.
+    /// [`TokenizeError::LongQuestion`] where question and overlap leave no room for the document, and
+    /// [`TokenizeError::Unusable`] where the special tokens leave none, or the library fails.
     pub fn windows(
         &self,
         question: &str,
@@ -152,13 +153,9 @@ impl PretrainedTokenizer {
     ) -> Result<Vec<EncodedText>, TokenizeError> {
         let room = self.check_room(max_length, true)?;
         let (question, mut document) = (self.bare(question)?, self.bare(document)?);
-        let room = room.checked_sub(question.len()).filter(|room| *room > stride).ok_or_else(|| {
-            self.failed(format!(
-                "a question of {} tokens leaves no room for windows that overlap by {stride} among {max_length} tokens; \
-                 ask a shorter one",
-                question.len()
-            ))
-        })?;
+        let tokens = question.len();
+        let room = room.checked_sub(tokens).filter(|room| *room > stride);
+        let room = room.ok_or(TokenizeError::LongQuestion { tokens, stride, max_length })?;
         document.truncate(room, stride, TruncationDirection::Right);
         let rest = document.take_overflowing();
         let windows = std::iter::once(document).chain(rest);
