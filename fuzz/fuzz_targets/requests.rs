@@ -61,7 +61,9 @@ fn served() -> &'static Served {
                 let decoder =
                     concat!("chat=", env!("CARGO_MANIFEST_DIR"), "/../crates/model/tests/fixtures/checkpoints/qwen2");
                 let sources = [decoder, "echo=builtin:identity"].map(ModelSource::path).into();
-                let ready = |address| drop(tell.send(address));
+                let ready = |address| {
+                    let _ = tell.send(address);
+                };
                 serve_models(config, sources, std::future::pending(), ready).await.expect("it serves");
             });
             let socket = tokio::net::TcpStream::connect(told.await.expect("it listens")).await.expect("a connection");
