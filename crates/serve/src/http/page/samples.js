@@ -116,14 +116,18 @@ export function openai(lines) {
 
 /** A program for the crate `tidemill-client`: what it uses, and its lines once there is a `client`. */
 export function rustProgram(uses, lines) {
-    const options = hasKey()
-        ? [
-              `    let api_key = std::env::var("${KEY}").ok();`,
-              "    let options = ClientOptions { api_key, ..ClientOptions::default() };",
-          ]
-        : ["    let options = ClientOptions::default();"];
+    const fields = [...(hasKey() ? ["api_key"] : []), ...(isTls() ? ["tls"] : [])];
+    const all = fields.length
+        ? `ClientOptions { ${fields.join(", ")}, ..ClientOptions::default() }`
+        : "ClientOptions::default()";
+    const options = [
+        ...(hasKey() ? [`    let api_key = std::env::var("${KEY}").ok();`] : []),
+        // Whose certificates are trusted, only whoever runs the program can say.
+        ...(isTls() ? ['    let tls = Some(Tls::trusting(&std::fs::read("ca.pem")?)?);'] : []),
+        `    let options = ${all};`,
+    ];
     return [
-        ...(isTls() ? ["// tidemill-client speaks no TLS: connect to a proxy on this machine that does."] : []),
+        ...(isTls() ? ["use tidemill_client::Tls;"] : []),
         ...uses.map((use) => `use ${use};`),
         "",
         "#[tokio::main]",
@@ -134,6 +138,24 @@ export function rustProgram(uses, lines) {
         "    Ok(())",
         "}",
     ].join("\n");
+}
+
+/**
+ * A program for `tidemill-client` that sends one message of `tidemill.v1`: `fields` are the lines of what it has beside the
+ * model, `read` those that send it and print the answer.
+ */
+export function rustMessage({ message, model, version, fields, read }) {
+    return rustProgram(
+        [`tidemill_client::v1::${message}`, "tidemill_client::{Client, ClientOptions}"],
+        [
+            `let request = ${message} {`,
+            ...rustNamed(model, version),
+            ...fields,
+            `    ..${message}::default()`,
+            "};",
+            ...read,
+        ],
+    );
 }
 
 /** The fields that name a model in a message of `tidemill.v1`. */

@@ -1,7 +1,7 @@
 // Embedding: a vector for every text, shown by its first numbers and its norm, and how near each is to the first.
 
 import { element } from "../dom.js";
-import { named, openai, python, rustList, rustNamed, rustProgram } from "../samples.js";
+import { named, openai, python, rustList, rustMessage } from "../samples.js";
 
 /** Numbers shown of a vector. */
 const SHOWN = 8;
@@ -72,19 +72,17 @@ export const embedding = {
         ]),
 
     rust: ({ name }, version, { texts }) =>
-        rustProgram(
-            ["tidemill_client::v1::EmbedRequest", "tidemill_client::{Client, ClientOptions}"],
-            [
-                "let request = EmbedRequest {",
-                ...rustNamed(name, version),
-                `    texts: ${rustList(texts)},`,
-                "    ..EmbedRequest::default()",
-                "};",
+        rustMessage({
+            message: "EmbedRequest",
+            model: name,
+            version,
+            fields: [`    texts: ${rustList(texts)},`],
+            read: [
                 "for vector in client.embed(request).await?.embeddings {",
                 `    println!("{:?}", vector.values);`,
                 "}",
             ],
-        ),
+        }),
 };
 
 function dot(left, right) {

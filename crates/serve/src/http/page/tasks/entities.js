@@ -1,7 +1,7 @@
 // Entities: the spans of a text that name something, marked where they stand.
 
 import { element } from "../dom.js";
-import { inferPath, named, rustList, rustNamed, rustProgram, textTensor, triton, tritonTexts } from "../samples.js";
+import { inferPath, named, rustList, rustMessage, textTensor, triton, tritonTexts } from "../samples.js";
 
 export const entities = {
     title: "Entities",
@@ -42,21 +42,19 @@ export const entities = {
         }),
 
     rust: ({ name }, version, { texts }) =>
-        rustProgram(
-            ["tidemill_client::v1::FindEntitiesRequest", "tidemill_client::{Client, ClientOptions}"],
-            [
-                "let request = FindEntitiesRequest {",
-                ...rustNamed(name, version),
-                `    texts: ${rustList(texts)},`,
-                "    ..FindEntitiesRequest::default()",
-                "};",
+        rustMessage({
+            message: "FindEntitiesRequest",
+            model: name,
+            version,
+            fields: [`    texts: ${rustList(texts)},`],
+            read: [
                 "for text in client.find_entities(request).await?.texts {",
                 "    for entity in text.entities {",
                 `        println!("{} {:.3} {}", entity.label, entity.score, entity.text);`,
                 "    }",
                 "}",
             ],
-        ),
+        }),
 };
 
 // Positions count characters, which JavaScript's strings do not.

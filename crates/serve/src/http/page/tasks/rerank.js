@@ -1,7 +1,7 @@
 // Reranking: texts by how well they answer a query, the best first.
 
 import { element } from "../dom.js";
-import { named, rust, rustList, rustNamed, rustProgram, triton, tritonTexts } from "../samples.js";
+import { named, rust, rustList, rustMessage, triton, tritonTexts } from "../samples.js";
 
 export const rerank = {
     title: "Reranking",
@@ -49,18 +49,15 @@ export const rerank = {
         }),
 
     rust: ({ name }, version, { query, texts }) =>
-        rustProgram(
-            ["tidemill_client::v1::RerankRequest", "tidemill_client::{Client, ClientOptions}"],
-            [
-                "let request = RerankRequest {",
-                ...rustNamed(name, version),
-                `    query: ${rust(query)}.into(),`,
-                `    texts: ${rustList(texts)},`,
-                "    ..RerankRequest::default()",
-                "};",
+        rustMessage({
+            message: "RerankRequest",
+            model: name,
+            version,
+            fields: [`    query: ${rust(query)}.into(),`, `    texts: ${rustList(texts)},`],
+            read: [
                 "for text in client.rerank(request).await?.ranking {",
                 `    println!("{} {:.4}", text.index, text.score);`,
                 "}",
             ],
-        ),
+        }),
 };

@@ -1,7 +1,7 @@
 // Text classification: every text's labels with their probabilities, the most probable first.
 
 import { element } from "../dom.js";
-import { inferPath, named, rustList, rustNamed, rustProgram, textTensor, triton, tritonTexts } from "../samples.js";
+import { inferPath, named, rustList, rustMessage, textTensor, triton, tritonTexts } from "../samples.js";
 
 /** Labels shown of a text. */
 const SHOWN = 10;
@@ -62,21 +62,19 @@ export const textClassification = {
         }),
 
     rust: ({ name }, version, { texts }) =>
-        rustProgram(
-            ["tidemill_client::v1::ClassifyRequest", "tidemill_client::{Client, ClientOptions}"],
-            [
-                "let request = ClassifyRequest {",
-                ...rustNamed(name, version),
-                `    texts: ${rustList(texts)},`,
-                "    ..ClassifyRequest::default()",
-                "};",
+        rustMessage({
+            message: "ClassifyRequest",
+            model: name,
+            version,
+            fields: [`    texts: ${rustList(texts)},`],
+            read: [
                 "for text in client.classify(request).await?.classifications {",
                 "    for label in text.labels {",
                 `        println!("{} {:.3}", label.label, label.probability);`,
                 "    }",
                 "}",
             ],
-        ),
+        }),
 };
 
 function bar({ label, probability }) {
